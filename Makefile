@@ -11,8 +11,8 @@ DEMO ?= demo
 JOBS ?= 3
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents fencing layout manifest platform_rules ranking record shard_exchange states succession
-IN_CONTAINERS := cloud_train/beneath.py cloud_train/environment.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/locks.py cloud_train/private.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+WORKERS_RUN := cached checkpoints code_identity documents fencing layout manifest metrics platform_rules ranking record repository shard_exchange starting_point states streams succession thinning turns
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/environment.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/locks.py cloud_train/private.py cloud_train/spec/paths.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -33,10 +33,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack chaos protocol judge docs format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack chaos protocol judge cloud-check docs format benchmark clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
 
 venv: $(STAMP)  ## create the developers' environment in .venv, from requirements-dev.lock
 
@@ -102,8 +102,8 @@ quick: $(STAMP)  ## the tests of `make check` alone
 attack: $(STAMP)  ## the attacks alone, which `make test` includes: hostile stores, repositories, registries and containers
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
 
-chaos: $(STAMP)  ## play what SEED draws, and the COUNT - 1 seeds after it: two machines share a run while processes, networks and disks fail
-	"$(BIN)/python" -m tests.chaos "$(or $(SEED),1)" "$(or $(COUNT),10)"
+chaos: $(STAMP)  ## play what SEED draws, and the COUNT - 1 seeds after it: two machines share a run while parts fail (CHAOS=--more: in all stores and containers)
+	"$(BIN)/python" -m tests.chaos "$(or $(SEED),1)" "$(or $(COUNT),10)" $(CHAOS)
 
 protocol: $(STAMP)  ## explore more orders of events of the protocol that keeps two attempts from writing at once; an hour
 	CLOUD_TRAIN_PROTOCOL_DEPTH=2 CLOUD_TRAIN_PROTOCOL_SAMPLES=20000 "$(BIN)/python" -m pytest -n $(JOBS) -q -s tests/protocol
@@ -117,6 +117,9 @@ build/judge/.installed:
 
 judge: $(STAMP) build/judge/.installed  ## let the local mode of AWS's own SDK run a job's request; needs Docker and docker-compose
 	CLOUD_TRAIN_JUDGE="$(CURDIR)/build/judge/bin/python" "$(BIN)/python" -m pytest -q -rs tests/judge
+
+cloud-check: $(STAMP)  ## small checks on a real account, after a question about their price: make cloud-check CONFIG=aws [ARGS=--list]
+	"$(BIN)/python" -m tools.cloud_check "$(CONFIG)" $(ARGS)
 
 docs: $(STAMP)  ## build the documentation site into build/docs; warnings are errors
 	"$(BIN)/python" -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -b html docs build/docs

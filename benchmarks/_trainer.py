@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks._mnist import VALIDATION
 from benchmarks._turns import Contender
 from cloud_train.worker import contract
 
@@ -22,7 +23,7 @@ def classic_cnn(data: Path, **sections: Any) -> dict[str, Any]:
     return {
         "name": "classic-cnn",
         "model": {"kind": "cnn"},
-        "data": {"dataset": "mnist", "path": str(data)},
+        "data": {"dataset": "mnist", "path": str(data), "validation": VALIDATION},
         "train": train,
         "checkpoint": {"every": NEVER},
         **sections,
@@ -41,7 +42,7 @@ def trainer(name: str, job: Mapping[str, Any], folder: Path) -> Contender:
         contract.CHECKPOINTS: str(folder / "checkpoints"),
         contract.MODEL: str(folder / "model"),
         contract.METRICS: str(metrics),
-        contract.DATA: job["data"]["path"],
+        **({contract.DATA: job["data"]["path"]} if "path" in job["data"] else {}),
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "cloud_train.training"]

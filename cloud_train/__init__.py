@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.adopting import Listed, Unreadable
     from cloud_train.orchestrator.consent import NotTrustedError, Question
     from cloud_train.orchestrator.following import LogLine, Progress, StateChange
+    from cloud_train.orchestrator.given_values import GivenValues
+    from cloud_train.orchestrator.results import Artifacts
     from cloud_train.orchestrator.resuming import Waiting
+    from cloud_train.orchestrator.summaries import Summary
     from cloud_train.run.metrics import MetricPoint
     from cloud_train.run.plan import Plan
     from cloud_train.run.states import Cause, State
@@ -38,11 +41,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Artifacts",
     "Cause",
     "Client",
     "CloudTrainError",
     "ConflictError",
     "CorruptError",
+    "GivenValues",
     "JobError",
     "JobSpec",
     "Listed",
@@ -61,6 +66,7 @@ __all__ = [
     "State",
     "StateChange",
     "StoreError",
+    "Summary",
     "Unreadable",
     "UsageError",
     "Waiting",
@@ -71,8 +77,10 @@ __all__ = [
 _ERRORS = {name: "errors" for name in __all__ if name.endswith("Error") and name != "NotTrustedError"}
 _HOMES = {
     **_ERRORS,
+    "Artifacts": "orchestrator.results",
     "Cause": "run.states",
     "Client": "client",
+    "GivenValues": "orchestrator.given_values",
     "JobSpec": "job.models",
     "Listed": "orchestrator.adopting",
     "LogLine": "orchestrator.following",
@@ -86,6 +94,7 @@ _HOMES = {
     "RunView": "run.view",
     "State": "run.states",
     "StateChange": "orchestrator.following",
+    "Summary": "orchestrator.summaries",
     "Unreadable": "orchestrator.adopting",
     "Waiting": "orchestrator.resuming",
     "load_model": "training.loading",

@@ -15,8 +15,10 @@ Methods that only read change nothing in the ledger, in the store or at the prov
 ``cancel`` record their findings; so do ``status`` and ``runs`` with ``record=True``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,15 +32,19 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.consent import Question
     from cloud_train.orchestrator.doctor import Finding
     from cloud_train.orchestrator.following import Event, Progress
+    from cloud_train.orchestrator.given_values import GivenValues
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
-    from cloud_train.orchestrator.results import FetchedModel
+    from cloud_train.orchestrator.results import Artifacts, FetchedModel
     from cloud_train.orchestrator.resuming import Waiting
+    from cloud_train.orchestrator.summaries import Summary
     from cloud_train.orchestrator.syncing import SyncResult
+    from cloud_train.orchestrator.uploading import Uploaded
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
     from cloud_train.run.plan import Plan
+    from cloud_train.run.states import State
     from cloud_train.run.view import RunView
     from cloud_train.storage.transfer.progress import Progress as Transfer
 
@@ -61,7 +67,7 @@ class Client:
     """
 
     def __init__(self, home: AnyPath | None = None, *, note: Note | None = None, ask: Ask | None = None) -> None:
-        self._home = orchestrator.home.Home(Path(home).expanduser().absolute()) if home else orchestrator.home.Home.from_environment()
+        self._home = orchestrator.home.Home.at(home) if home else orchestrator.home.Home.from_environment()
         self._note: Note = note or (lambda _: None)
         self._ask: Ask = ask or (lambda _: False)
 
@@ -120,20 +126,52 @@ class Client:
             run.wait()
         return run
 
-    def runs(self, limit: int | None = None, *, record: bool = False) -> "list[Run]":
+    def runs(
+        self,
+        limit: int | None = None,
+        *,
+        name: str | None = None,
+        states: "Iterable[State | str]" = (),
+        record: bool = False,
+        check_ended: bool = True,
+    ) -> "list[Run]":
         """The newest runs, newest first, each with its ``view``; for a run that cannot be checked, the view is from the ledger.
 
-        ``record`` records the findings, as ``cloud-train list`` does.
+        ``name`` keeps the runs of the job with this name, ``states`` those in these states, before they are counted. ``record`` records
+        the findings, as ``cloud-train list`` does. Without ``check_ended``, what the ledger has as ended is not checked for an attempt from
+        another machine. Raises UsageError for an unknown state.
         """
-        return list(self.each_run(limit, record=record))
+        return list(self.each_run(limit, name=name, states=states, record=record, check_ended=check_ended))
 
-    def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
+    def each_run(
+        self,
+        limit: int | None = None,
+        *,
+        name: str | None = None,
+        states: "Iterable[State | str]" = (),
+        record: bool = False,
+        check_ended: bool = True,
+    ) -> "Iterator[Run]":
         """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
+        wanted = _states(states)
         look = orchestrator.reconcile.update_each if record else orchestrator.listing.read_runs
-        return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
+        # A run's state is known only after the run was checked, so the ledger cannot count those in a state.
+        views = look(self._home, None if wanted else limit, self._note, name=name, check_ended=check_ended)
+        found = (Run(self, view.run_id, view) for view in views if not wanted or view.state in wanted)
+        return islice(found, limit)
 
-    def run(self, run_id: str | None = None, *, config: str | None = None, trust: bool = False) -> "Run":
+    def summaries(self, runs: "Iterable[Run | RunView]") -> "Iterator[Summary]":
+        """The runs with their progress and the metric that decides which checkpoint is the best, as ``cloud-train list`` shows them.
+
+        ``runs`` are those of ``runs``, ``each_run`` or ``runs_in``. They are read as they are needed; of the first 200 their run
+        directories, the others have only their view.
+        """
+        return orchestrator.summaries.summaries((run.view if isinstance(run, Run) else run for run in runs), self._note)
+
+    def run(self, run_id: str | None = None, *, latest: bool = False, config: str | None = None, trust: bool = False) -> "Run":
         """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match.
+
+        With ``latest``, the name of a job alone means the newest of its runs.
 
         ``run_id`` may also be the URL or the path of a run directory. If the ledger does not have that run, or cannot be read, the run is
         used without recording anything on this machine, and only ``cancel`` changes anything; its provider is asked with the settings in
@@ -142,14 +180,20 @@ class Client:
         if run_id is None or "/" not in run_id:
             if config is not None:
                 raise UsageError("a config file is only used for a run directory's URL", hint="omit it: the run's own settings are used")
-            return Run(self, orchestrator.listing.select(self._home, run_id))
+            return Run(self, orchestrator.listing.select(self._home, run_id, latest=latest))
         configs = orchestrator.configs.Configs(self._home, self._accepting(trust))
         home, found = orchestrator.visiting.visit(self._home, run_id, config, configs, self._note)
         return Run(self, found, home=home, url=None if home is self._home else run_id)
 
-    def runs_in(self, store: str) -> "Listed":
-        """The runs in the store with this URL, from any machine, and the run directories that cannot be read."""
-        return orchestrator.adopting.runs_in(store)
+    def runs_in(self, store: str, *, name: str | None = None, states: "Iterable[State | str]" = ()) -> "Listed":
+        """The runs in the store with this URL, from any machine, and the run directories that cannot be read.
+
+        ``name`` and ``states`` choose among the runs, as in ``runs``. Raises UsageError for an unknown state.
+        """
+        wanted = _states(states)
+        listed = orchestrator.adopting.runs_in(store)
+        chosen = [run for run in listed.runs if (name is None or run.name == name) and (not wanted or run.state in wanted)]
+        return replace(listed, runs=chosen)
 
     def adopt(self, url: str, *, config: str | None = None, trust: bool = False) -> "Run":
         """Track the run whose run directory is at ``url``, submitted from another machine. Raises NotFoundError, ConflictError."""
@@ -170,7 +214,7 @@ class Client:
     ) -> "Built":
         """Build a job's container image, or reuse it: in the local engine, or with ``push`` in a registry.
 
-        ``repository`` overrides the one in the provider's settings. Raises ImageError and UsageError.
+        ``repository`` overrides the one in the provider's settings. Raises ImageError, ProviderError and UsageError.
         """
         configs = orchestrator.configs.Configs(self._home, self._accepting(trust), self._note)
         plan = orchestrator.planning.make_plan(self._home, Path(job), _override_texts(set), config, provider, dry_run=True, configs=configs)
@@ -183,7 +227,12 @@ class Client:
                 hint=f"add --repository HOST/NAME, or `repository` to the settings of {provider!r} in configs/NAME.yaml",
             )
         place = orchestrator.connections.provider_at(self._home, plan.provider)
+        orchestrator.packaging.refuse_repository(place, plan, str(repository))
         return orchestrator.packaging.push_image(self._home, place, plan, str(repository), self._note)
+
+    def upload(self, source: AnyPath, url: str, *, report: Report | None = None) -> "Uploaded":
+        """Copy a folder or a file of data to ``url`` in a store; what is there already is not sent again. Every object is verified."""
+        return orchestrator.uploading.upload_data(Path(source), url, report)
 
     def pack(self, folder: AnyPath, destination: str, *, shard_bytes: int = 256_000_000, report: Report | None = None) -> "Packed":
         """Pack a folder of images into tar shards with an index, in a folder or at a URL in a store."""
@@ -218,6 +267,7 @@ class Run:
         self, client: Client, run_id: str, view: "RunView | None" = None, *, home: "Home | None" = None, url: str | None = None
     ) -> None:
         self._client, self._home, self._view = client, home or client._home, view
+        self._noted: set[str] = set()
         self.id = run_id
         self.url = url
         """The URL or path of its run directory, if it was named by that and the ledger does not have it; otherwise None."""
@@ -302,11 +352,25 @@ class Run:
         Of more than 500,000 values, only some of the most frequent metrics are kept. ``thin`` keeps of a long run what a plot or a table of
         its epochs needs: of each metric the lowest and highest value in each of about a thousand parts, and the last one of each epoch.
         """
-        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note, thin=thin))
+        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._note_once, thin=thin))
+
+    def _note_once(self, line: str) -> None:
+        """Metrics are read again when a run may just have ended."""
+        if line not in self._noted:
+            self._noted.add(line)
+            self._client._note(line)
 
     def each_metric(self) -> "Iterator[MetricPoint]":
         """Every value of every metric, one after another: for runs with more of them than memory takes."""
         return orchestrator.reading.each_metric(self._home, self.id)
+
+    def given(self) -> "GivenValues":
+        """The values of the run's job that differ from the defaults, those of ``submit --set``, and those of ``resume --set``."""
+        return orchestrator.given_values.given_values(self.view)
+
+    def artifacts(self) -> "Artifacts":
+        """Whether the run has saved a final model, and a checkpoint to continue from."""
+        return orchestrator.results.artifacts(self.view)
 
     def fetch_model(
         self, folder: AnyPath | None = None, *, checkpoint: str | int | None = None, report: Report | None = None
@@ -330,18 +394,23 @@ class Run:
         store: str | None = None,
         config: str | None = None,
         data: str | None = None,
+        changes: Sequence[str] = (),
+        current_code: bool = False,
         trust: "bool | Ask" = False,
         on_wait: "Callable[[Waiting], None] | None" = None,
     ) -> "Run":
         """Start the next attempt, from the newest valid checkpoint; returns this run.
 
-        With ``provider``, ``store``, ``config`` or ``data`` the run continues there. ``trust`` accepts a run from another machine: True, or
+        With ``provider``, ``store``, ``config`` or ``data`` the run continues there. ``changes`` are ``key=value`` texts, such as
+        ``train.epochs=10``, with which a run trains on even after success. A script runs the run's own code, or with ``current_code`` the
+        code as it is now. ``trust`` accepts a run from another machine: True, or
         a function like ``ask``. An attempt that was started from another machine, and may be alive, is given 45 seconds for a heartbeat;
-        ``on_wait`` is called when that wait begins, or else ``note``. Raises ConflictError while the run is active and if it has succeeded.
+        ``on_wait`` is called when that wait begins, or else ``note``. Raises ConflictError while the run is active, if it has succeeded and
+        no change makes it train on, and if its code has changed; UsageError for a change that would make it another run.
         """
         elsewhere = None
-        if provider or store or config or data:
-            elsewhere = orchestrator.resuming.Elsewhere(provider, store, config, data)
+        if provider or store or config or data or changes or current_code:
+            elsewhere = orchestrator.resuming.Elsewhere(provider, store, config, data, tuple(changes), current_code)
         ask = trust if callable(trust) else self._client._accepting(trust)
         if self.url is not None:  # an attempt costs money, so it has to be recorded
             self._client.adopt(self.url)
@@ -377,6 +446,17 @@ class Run:
         if images:
             return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert, note=note)
         return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen, note=note)
+
+    def evaluate(self, data: AnyPath, *, checkpoint: str | int | None = None, invert: bool = False) -> dict[str, Any]:
+        """How good the model is on data that it has not seen, which has the form of its training data: a folder of images, a file or folder
+        of lines with labels, or a text.
+
+        A classifier's result has ``samples``, ``loss``, ``accuracy``, ``classes`` (recall and precision of each) and ``confusions``; a
+        language model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``. The model runs in a separate process, which
+        needs the extra ``train``.
+        """
+        chosen = None if checkpoint is None else str(checkpoint)
+        return orchestrator.prediction.evaluate(self._home, self.id, Path(data), chosen, invert, note=self._client._note)
 
     def continue_text(
         self,
@@ -433,3 +513,15 @@ def _override_texts(values: Overrides) -> list[str]:
 
 def _path(folder: AnyPath | None) -> Path | None:
     return None if folder is None else Path(folder)
+
+
+def _states(names: "Iterable[State | str]") -> "frozenset[State]":
+    """The states by name. Raises UsageError for an unknown one."""
+    from cloud_train.run.states import State
+
+    wanted = [names] if isinstance(names, str) else list(names)
+    known = frozenset(State)
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"unknown state: {name}", hint=f"the states are {', '.join(State)}")
+    return frozenset(map(State, wanted))

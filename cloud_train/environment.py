@@ -11,7 +11,16 @@ from collections.abc import Mapping
 
 TRAINER_VARIABLES = frozenset(
     {
-        *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "OMP_SCHEDULE", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY"),
+        *(
+            "OMP_NUM_THREADS",
+            "OMP_WAIT_POLICY",
+            "OMP_PROC_BIND",
+            "OMP_PLACES",
+            "OMP_SCHEDULE",
+            "OMP_DYNAMIC",
+            "GOMP_CPU_AFFINITY",
+            "GOMP_SPINCOUNT",
+        ),
         *("KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "MKL_DYNAMIC", "OPENBLAS_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"),
         *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
         *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "GLOO_SOCKET_IFNAME"),
@@ -25,6 +34,14 @@ A job may come from someone who is not trusted, and many variables cause code to
 CUDA_INJECTION64_PATH, NCCL_NET_PLUGIN, OMP_TOOL_LIBRARIES and CXX. So only variables that are known to tune a library and do nothing else
 are accepted. The user's own environment is not restricted, and neither is a script job, which runs the job's own code anyway.
 """
+
+QUIET_THREADS = {"GOMP_SPINCOUNT": "2500"}
+"""How often libgomp's threads look for more work before they sleep, on a machine that other programs use too.
+
+The default is 300,000 (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html): two trainings on two cores then take ten times as
+long as one. This number was chosen by measurement: docs/benchmarks.md.
+"""
+_SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 _PYTHON_PATH = "PYTHONPATH"
 _GIVEN = "_CLOUD_TRAIN_PYTHONPATH"
@@ -41,6 +58,16 @@ def set_for_this_process(name: str, value: str) -> None:
 def inherited() -> dict[str, str]:
     """The environment for a program on this machine: the caller's, without the variables of ``set_for_this_process``."""
     return {name: value for name, value in os.environ.items() if name not in _own}
+
+
+def with_quiet_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` with ``QUIET_THREADS``, unless it already says how threads wait."""
+    return {**waiting_threads(environment), **environment}
+
+
+def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that say how the threads of a program with this environment wait: its own, or else ``QUIET_THREADS``."""
+    return {name: environment[name] for name in _SPIN_VARIABLES if name in environment} or dict(QUIET_THREADS)
 
 
 def with_safe_python_path(environment: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,9 @@ WORKSPACE = 18
 
 NO_ACCELERATOR = 19
 
+STORE_ON_VERTEX = 20
+"""``STORE`` of a worker on Vertex AI, which takes 6 for SIGABRT and starts the whole job again, up to three times."""
+
 INTERRUPTED = 128 + 2
 """Ctrl-C: SIGINT."""
 KILLED = 128 + 9

@@ -28,7 +28,7 @@ _PAUSE_SECONDS = 0.005
 def take(path: Path) -> int | None:
     """Take the lock; returns the open descriptor that holds it, to pass on or close, or None if another process holds it.
 
-    Raises StoreError if the file cannot be created.
+    Raises StoreError if the file cannot be created, or the file system has no locks.
     """
     try:
         make_folder(path.parent)
@@ -38,26 +38,48 @@ def take(path: Path) -> int | None:
             f"cannot create {path}: {(error.strerror or str(error)).lower()}", hint="set CLOUD_TRAIN_HOME to a folder that you can write to"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        is_taken = _flock(descriptor, fcntl.LOCK_EX, path)
+    except StoreError:
+        os.close(descriptor)
+        raise
+    if not is_taken:
         os.close(descriptor)
         return None
     return descriptor
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process holds the lock."""
+    """Whether any process holds the lock. Raises StoreError where the file system has no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not _flock(descriptor, fcntl.LOCK_SH, path)
     finally:
         os.close(descriptor)
+
+
+def check(folder: Path) -> None:
+    """Raise StoreError if the file system of an existing folder has no locks, OSError if it cannot be written. Leaves nothing behind."""
+    import tempfile  # takes 10 ms, and only ``doctor`` needs it
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _flock(file.fileno(), fcntl.LOCK_EX, folder)
+
+
+def _flock(descriptor: int, kind: int, path: Path) -> bool:
+    """Take a lock without waiting; False if another process holds it. Raises StoreError where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # such as ENOLCK on NFS without a lock daemon, or ENOSYS on Lustre mounted without flock
+        raise StoreError(
+            f"cannot lock {path}: the file system says {(error.strerror or str(error)).lower()}",
+            hint="use a folder on a local disk (CLOUD_TRAIN_HOME for locks and the ledger, store for runs), or mount this one with locks",
+        ) from error
+    return True
 
 
 @contextmanager
@@ -94,15 +116,12 @@ def folder_held(directory: int, path: Path) -> Iterator[None]:
 def _take(descriptor: int, path: Path) -> None:
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up_at:
-                reason = f"another process has held the lock {path / FOLDER_LOCK} for {_PATIENCE_SECONDS:g} s"
-                raise StoreError(reason, hint="end that process, or let it continue") from None
-            time.sleep(_PAUSE_SECONDS)
-        else:
+        if _flock(descriptor, fcntl.LOCK_EX, path / FOLDER_LOCK):
             return
+        if time.monotonic() > give_up_at:
+            reason = f"another process has held the lock {path / FOLDER_LOCK} for {_PATIENCE_SECONDS:g} s"
+            raise StoreError(reason, hint="end that process, or let it continue")
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _opened(directory: int) -> int:

@@ -90,6 +90,10 @@ class Record:
     """None where no answer was given."""
     received: int = 0
     """Bytes of the answer's body that went to the client."""
+    answered: int | None = None
+    """The status that the server itself answered, whatever the client got of it."""
+    body: bytes = b""
+    """What came from the client, if the proxy keeps it."""
 
 
 def calm(request: Request) -> None:
@@ -199,6 +203,10 @@ class FaultProxy:
         """The faults that were brought."""
         return [record.fault for record in self.records if record.fault is not None]
 
+    def keeps(self, request: Request) -> bool:
+        """Whether the record of a request has its body."""
+        return False
+
     def begin(self) -> int:
         """The number of a request that came."""
         with self._changed:
@@ -260,6 +268,8 @@ class _Handler(BaseHTTPRequestHandler):
     def respond(self) -> None:
         self._sent, self._received = 0, 0
         self._status: int | None = None
+        self._answered: int | None = None
+        self._kept: bytearray | None = None
         self._upstream = HTTPConnection(self.server.proxy.upstream, timeout=60)  # a kept one may have been closed by the server meanwhile
         url = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -267,6 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         request = Request(proxy.begin(), self.command, url.path, url.query, headers, length, proxy.scheme)
         fault: Fault | None = None
+        self._kept = bytearray() if proxy.keeps(request) else None
         try:
             fault = proxy.plan(request)
             if isinstance(fault, Lose) and request.headers.get("content-range", "").startswith("bytes */"):
@@ -278,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
         finally:
             self._upstream.close()
-            proxy.end(Record(request, fault, self._sent, self._status, self._received))
+            proxy.end(Record(request, fault, self._sent, self._status, self._received, self._answered, bytes(self._kept or b"")))
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = respond  # noqa: N815 - http.server wants these names
 
@@ -298,6 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._pass_on(request, fault.after if isinstance(fault, Cut) and fault.direction == "request" else None)
             with self._upstream.getresponse() as response:
+                self._answered = response.status
                 self._relay(request, response, fault)
 
     def _body(self, request: Request) -> Iterator[bytes]:
@@ -317,6 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _counted(self, piece: bytes) -> bytes:
         self._sent += len(piece)
+        if self._kept is not None:
+            self._kept += piece
         return piece
 
     def _pass_on(self, request: Request, cut_after: int | None) -> None:

@@ -4,7 +4,7 @@
 starts what the lane is about (``STARTERS``); conftest.py asks ``lanes_of`` for every test that is collected. What that cannot see, such as
 a call through a table of names, is caught when the test runs: the starters call ``require``, which fails a test outside the lane.
 
-``slow`` is written beside the test: it takes more than about a second of a processor. The conformance suite is slow as a whole, because
+``slow`` is written beside the test: it takes more than about two seconds. The conformance suite is slow as a whole, because
 each of its tests starts real runs.
 """
 

@@ -33,11 +33,13 @@ from cloud_train.run.view import RunView
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
+    "Artifacts",
     "Cause",
     "Client",
     "CloudTrainError",
     "ConflictError",
     "CorruptError",
+    "GivenValues",
     "JobError",
     "JobSpec",
     "Listed",
@@ -56,6 +58,7 @@ PUBLIC = [
     "State",
     "StateChange",
     "StoreError",
+    "Summary",
     "Unreadable",
     "UsageError",
     "Waiting",

@@ -49,6 +49,8 @@ def test_every_job_in_the_documents_is_valid(document: Path, tmp_path: Path) -> 
         file.write_text(job)
         for folder in re.findall(r"\b(?:directory|path): ([\w./-]+)", job):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "train.py").touch()
+        (tmp_path / "train.py").touch()  # what the scripts of the documents are called
         load_job(file)
 
 
@@ -104,7 +106,7 @@ def test_every_exit_status_is_one_of_the_table() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
     used = {kind.exit_code for kind in kinds} | {cause.exit_code for cause in Cause}
     processes = {exit_status.INTERRUPTED, exit_status.KILLED, exit_status.OUTPUT_CLOSED, exit_status.TERMINATED}
-    assert set(table.values()) == used | processes | {exit_status.WORKSPACE}
+    assert set(table.values()) == used | processes | {exit_status.WORKSPACE, exit_status.STORE_ON_VERTEX}
     doubled = [name for name, value in table.items() if list(table.values()).count(value) > 1]
     assert doubled == ["JOB", "TAKEN"], "a worker reads no job file"
 

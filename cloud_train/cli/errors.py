@@ -15,9 +15,15 @@ from typing import Any
 
 import typer
 
-from cloud_train.cli.output.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
-from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.cli.output.terminal import FULL, OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
+from cloud_train.errors import CloudTrainError, StoreError, UsageError
 from cloud_train.exit_status import INTERNAL, INTERRUPTED, OUTPUT_CLOSED
+
+_OF_THE_MACHINE = FULL | {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EMFILE, errno.ENFILE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOMEM),
+}
+"""Errors of the operating system that are no mistake of the program, wherever they occur."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,16 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost handler: a user always gets a message
         failure = explain(error)
-    try:
-        show(failure, as_json)
-    except OutputClosedError:
-        _discard_output()
+    # An error that cannot be shown as JSON is still shown as words; if neither can be written, the exit status is all that is left.
+    for form in (True, False) if as_json else (False,):
+        try:
+            show(failure, form)
+            break
+        except OutputClosedError:
+            _discard_output()
+            break
+        except StoreError:
+            _discard_output()
     return failure.exit_code
 
 
@@ -65,9 +77,19 @@ def _explain(error: Exception) -> Failure:
         return Failure(error.code, error.message, error.hint, error.exit_code, problems)
     if isinstance(error, typer.TyperException):
         return _usage(error)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}:
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return _refused_by_the_system(error)
+    if isinstance(error, FileNotFoundError) and _is_current_folder_gone():
+        return Failure(UsageError.code, "the current folder was deleted", "change to another folder", UsageError.exit_code)
     return _bug(error)
+
+
+def _is_current_folder_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def show(failure: Failure, as_json: bool) -> None:
@@ -98,8 +120,8 @@ def _usage(error: typer.TyperException) -> Failure:
 
 def _refused_by_the_system(error: OSError) -> Failure:
     where = f": {clean(str(error.filename))}" if error.filename else ""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    hint = "free some space on that disk, then retry" if full else "check its owner and permissions"
+    is_denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+    hint = "free some space on that disk, then retry" if error.errno in FULL else "check its owner and permissions" if is_denied else None
     return Failure(StoreError.code, f"{(error.strerror or str(error)).lower()}{where}", hint, StoreError.exit_code)
 
 
@@ -108,8 +130,8 @@ def _bug(error: Exception) -> Failure:
     try:
         place = _write_traceback(error)
         hint = f"please report it, and attach the file {place}"
-    except OSError as failed:
-        hint = f"the traceback could not be saved ({failed.strerror or failed}); set CLOUD_TRAIN_HOME to another folder"
+    except (OSError, CloudTrainError) as failed:
+        hint = f"the traceback could not be saved ({getattr(failed, 'strerror', None) or failed}); set CLOUD_TRAIN_HOME to another folder"
     return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, INTERNAL)
 
 
@@ -126,7 +148,7 @@ def _write_traceback(error: Exception) -> Path:
 
 
 def _discard_output() -> None:
-    # The interpreter flushes the streams again on exit, and would report a broken pipe.
+    # The interpreter flushes the streams again on exit, and would report that it cannot.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

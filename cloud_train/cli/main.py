@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from cloud_train.cli.errors import guarded
 from cloud_train.environment import set_for_this_process
+from cloud_train.errors import StoreError
 from cloud_train.exit_status import OUTPUT_CLOSED
 from cloud_train.version import __version__
 
@@ -33,8 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "adopt": ("adopt", "Track a run that was submitted from another machine."),
     "fetch-model": ("fetch_model", "Copy a run's model into a folder and verify it."),
     "sync": ("sync", "Copy a run's whole directory into a folder; repeat to copy only what changed."),
+    "evaluate": ("evaluate", "Measure how good a trained model is on new data."),
     "predict": ("predict", "Run a trained model: classify images or text, or continue a prompt."),
     "package": ("package", "Build a job's container image, or reuse it."),
+    "upload": ("upload", "Copy data from this machine to a store."),
     "pack": ("pack", "Pack a folder of images into tar shards with an index."),
     "validate": ("validate", "Check job files and report every mistake with its position."),
     "trust": ("trust", "Trust a config file that came with a job, as it is now."),
@@ -89,7 +92,7 @@ _HELP = """Train a CNN, an RNN or your own script from one YAML file.
   cloud-train submit job.yaml --follow      train, and watch the progress
   cloud-train fetch-model                   copy the newest run's model to this folder
 
-RUN is the beginning of a run's id, or its last four characters; without it, the newest run is used.
+RUN is the beginning of a run's id, or its last four characters. Where it may be left out, the newest run is used.
 """
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -143,19 +146,30 @@ def entry_point() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (docs/exit-codes.md)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    has_output = sys.stdout is not None
     _prepare_output()
     # Looking for pydantic plugins reads the metadata of every installed package, which takes 20 ms or more; none is needed.
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if not has_output:
+        return guarded(_refuse, as_json=False)
     return guarded(lambda: _run(arguments), as_json="--json" in own)
 
 
+def _refuse() -> NoReturn:
+    """Raise before anything is done: a run's id that cannot be shown would be lost."""
+    raise StoreError(
+        "cannot write to standard output: it is closed", hint="nothing was done; to discard the output, redirect it: >/dev/null"
+    )
+
+
 def _prepare_output() -> None:
-    if sys.stdin is None:  # closed by the caller (``<&-``); replaced so that no opened file gets its descriptor
+    # What the caller closed (``<&-``) is replaced, so that no opened file gets its descriptor.
+    if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open until the process ends
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by the caller (``>&-``), which is not an error
+        if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the command

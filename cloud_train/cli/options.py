@@ -13,6 +13,7 @@ import typer
 from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say_aside
 from cloud_train.client import Client
 from cloud_train.errors import CloudTrainError
+from cloud_train.run.states import State
 
 if TYPE_CHECKING:
     from cloud_train import Question
@@ -80,10 +81,24 @@ def show(question: "Question") -> None:
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
     """The newest runs whose id begins with ``incomplete``, each with its state. Changes nothing and creates no ledger."""
     try:
-        runs = [run.view for run in Client().runs(None if incomplete else _RUNS_OFFERED)]
+        runs = [run.view for run in Client().runs(None if incomplete else _RUNS_OFFERED, check_ended=False)]
     except (CloudTrainError, OSError):
         return []  # completion cannot show a message
     return [(run.run_id, run.state_text) for run in runs if run.run_id.startswith(incomplete)][:_RUNS_OFFERED]
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """The names of the newest runs' jobs. Changes nothing and creates no ledger."""
+    try:
+        names = [run.view.name for run in Client().runs(_RUNS_OFFERED, check_ended=False)]
+    except (CloudTrainError, OSError):
+        return []  # completion cannot show a message
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def complete_state(incomplete: str) -> list[str]:
+    """The states of runs."""
+    return [state.value for state in State if state.value.startswith(incomplete)]
 
 
 def complete_provider(incomplete: str) -> list[str]:
@@ -95,7 +110,7 @@ RunArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="RUN",
-        help=f"{_RUN}. The newest run by default.",
+        help=f"{_RUN}; or a job's name, for its newest run. The newest run of all by default.",
         autocompletion=complete_run,
         show_default=False,
     ),

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.data.downloads import Download, downloads_of
 from cloud_train.spec.facts import DataFacts
-from cloud_train.spec.paths import has_home, is_there
+from cloud_train.spec.paths import is_there, mistake_in
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding
 from cloud_train.spec.secret_names import granting_parameter
 from cloud_train.spec.types import PATTERNS, SHA256_PATTERN, PathText, Section
@@ -123,10 +123,11 @@ class DataSection(Section):
     def check(self) -> Iterator[Finding]:
         """Mistakes in this section by itself."""
         path = self.given_path
-        if path is not None and not has_home(path):
-            yield ("data", "path"), f"unknown home folder {Path(path).parts[0]!r}", "a path that starts with '~/', or an absolute path"
+        mistake = None if path is None else mistake_in(path)
+        if mistake is not None:
+            yield ("data", "path"), *mistake
         url = self.store_url
-        if url is not None and not IN_STORE.fullmatch(url):
+        if url is not None and mistake is None and not IN_STORE.fullmatch(url):
             wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
             yield ("data", "path"), f"{url!r} is not a store URL", wanted
         download = getattr(self, "url", None)
@@ -151,16 +152,6 @@ def check_source(data: DataSection, sha256: str | None) -> Iterator[Finding]:
         yield ("data",), f"'path' is missing in 'data': the data set {data.dataset!r} needs a source", _SOURCES
     elif data.given_path is None and sha256 is None:
         yield ("data", "url"), "a download needs a checksum", f"sha256: {PATTERNS[SHA256_PATTERN]}"
-
-
-def held_back(samples: int, validation: float, what: str) -> int:
-    """How many of the ``samples`` are held out for validation. Raises FieldError if that leaves none to validate or none to train on."""
-    count = round(samples * validation)
-    if not 0 < count < samples:
-        raise FieldError(
-            ("data", "validation"), f"a fraction of {validation} of {samples:,} {what} leaves none for training or none for validation"
-        )
-    return count
 
 
 class FilesData(DataSection):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
+from cloud_train.data.pixels import Augment, ImageSection, Normalize, check_crop, check_normalize
+from cloud_train.data.shares import held_out
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.types import Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Fraction, PathText, Seed, Sha256, Url
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -14,6 +15,7 @@ _SIDE = 32
 _CHANNELS = 3
 CLASSES = 10
 _TRAINING_IMAGES = 50_000
+_TEST_IMAGES = 10_000
 
 
 class Cifar10Data(ImageSection):
@@ -28,8 +30,10 @@ class Cifar10Data(ImageSection):
     """Where the archive is downloaded from, into a cache."""
     sha256: Sha256 = SHA256
     """SHA-256 of the archive that is downloaded."""
-    validation: Fraction | None = None
-    """Fraction of the training images that is held out for validation; without it, the test images are used."""
+    validation: Fraction = 0.1
+    """Fraction of the training images that is held out for validation; the test images are for the test of the finished model."""
+    seed: Seed = 0
+    """Chooses the samples that are held out for validation; ``train.seed`` does not."""
     augment: Augment | None = None
     """Augmentation of the training images."""
     normalize: Normalize | None = None
@@ -44,8 +48,17 @@ class Cifar10Data(ImageSection):
 
     def expected_facts(self) -> DataFacts:
         """The image size, classes and samples of CIFAR-10."""
-        samples = benchmark_split(_TRAINING_IMAGES, self.validation)
-        return DataFacts(self.dataset, (_SIDE, _SIDE, _CHANNELS), CLASSES, *samples, self.source)
+        validation, remarks = held_out([_TRAINING_IMAGES // CLASSES] * CLASSES, self.validation, "training images")
+        return DataFacts(
+            dataset=self.dataset,
+            sample_shape=(_SIDE, _SIDE, _CHANNELS),
+            classes=CLASSES,
+            train_samples=_TRAINING_IMAGES - validation,
+            validation_samples=validation,
+            source=self.source,
+            test_samples=_TEST_IMAGES,
+            remarks=remarks,
+        )
 
     def check(self) -> Iterator[Finding]:
         """Mistakes in the source, the augmentation or the scaling."""

@@ -5,14 +5,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cloud_train.data.base import held_back
 from cloud_train.data.pixels import Augment, ImageSection, Normalize, check_crop, check_normalize
+from cloud_train.data.shares import held_out
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.types import Fraction
+from cloud_train.spec.types import Fraction, Seed
 
-SAMPLES = 1797
-CLASSES = 10
+CLASS_SIZES = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+SAMPLES = sum(CLASS_SIZES)
+CLASSES = len(CLASS_SIZES)
 
 
 class DigitsData(ImageSection):
@@ -24,6 +25,8 @@ class DigitsData(ImageSection):
     """Side to which the images are resized, in pixels."""
     validation: Fraction = 0.2
     """Fraction of the samples that is held out for validation."""
+    seed: Seed = 0
+    """Chooses the samples that are held out for validation; ``train.seed`` does not."""
     augment: Augment | None = None
     """Augmentation of the training images."""
     normalize: Normalize | None = None
@@ -39,8 +42,8 @@ class DigitsData(ImageSection):
 
     def expected_facts(self) -> DataFacts:
         """Everything is known: the digits never change."""
-        validation = held_back(SAMPLES, self.validation, "digits")
-        return DataFacts(self.dataset, (self.size, self.size, 1), CLASSES, SAMPLES - validation, validation, self.source)
+        validation, remarks = held_out(CLASS_SIZES, self.validation, "images")
+        return DataFacts(self.dataset, (self.size, self.size, 1), CLASSES, SAMPLES - validation, validation, self.source, remarks=remarks)
 
     def check(self) -> Iterator[Finding]:
         """Mistakes in the augmentation or the scaling."""

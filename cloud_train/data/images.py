@@ -1,130 +1,28 @@
-"""Photographs in folders or tar shards, listed by name alone: no image is opened. Imports no torch.
+"""The data set ``images``: photographs in class folders (``image_folder``) or in tar shards, by name alone. Imports no torch."""
 
-A folder has one folder per class, either directly or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Images are
-recognized by their extensions (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is the folder
-that macOS adds to its archives.
-"""
-
-import os
 import re
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cloud_train.data.base import check_source, held_back
+from cloud_train.data.base import check_source
+from cloud_train.data.image_folder import ENDINGS, check_classes, list_images
 from cloud_train.data.pixels import ImageSection, Normalize, PhotoAugment, check_normalize
 from cloud_train.data.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
+from cloud_train.data.shares import held_out
 from cloud_train.errors import CorruptError
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.problems import Path as FieldPath
-from cloud_train.spec.types import Count, Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Count, Fraction, PathText, Seed, Sha256, Url
 
-ENDINGS = (".jpg", ".jpeg", ".png")
-_NO_CLASS = "__MACOSX"
-_TRAIN, _VALIDATION = "train", "val"
-_HINT = "put the .jpg, .jpeg or .png files of each class in a folder of its own, or such folders in the folders train and val"
 _SHARDS_HINT = "name members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards from a folder"
 _IGNORED = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """The contents of a folder of images."""
-
-    classes: tuple[str, ...]
-    """Names of the classes, sorted."""
-    train: Path
-    """The folder of the classes, each with its training images."""
-    images: tuple[tuple[str, ...], ...]
-    """Names of the training images of each class, sorted."""
-    validation: Path | None
-    """The folder of validation images; None if they are taken from the training images."""
-    validation_images: tuple[tuple[str, ...], ...]
-    """Names of the validation images of each class."""
-
-    @property
-    def count(self) -> int:
-        """Images in the folder of training images."""
-        return sum(map(len, self.images))
-
-    @property
-    def validation_count(self) -> int:
-        """Images in the folder of validation images."""
-        return sum(map(len, self.validation_images))
-
-
-def list_images(folder: Path, class_count: int | None = None, field: FieldPath = ("data", "path")) -> ImageFolder:
-    """List ``folder``; ``field`` is the job's field that names it.
-
-    Raises FieldError for a class without images, fewer than two classes, or a number of classes that is not ``class_count``.
-    """
-    try:
-        train, validation = _parts(folder)
-        classes = _folders(train)
-        images = tuple(_images(train / name) for name in classes)
-        validation_classes = _folders(validation) if validation else ()
-        validation_images = {name: _images(validation / name) for name in validation_classes} if validation else {}
-    except OSError as error:
-        raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
-    check_classes(classes, class_count, train, field)
-    empty = [name for name, inside in zip(classes, images, strict=True) if not inside]
-    if empty:
-        raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no images: {_listed(train, empty)}", _HINT)
-    unknown = [name for name in validation_classes if name not in set(classes)]
-    if validation and unknown:
-        raise FieldError(field, f"no training images for {len(unknown)} classes: {_listed(validation, unknown)}", _HINT)
-    found = ImageFolder(classes, train, images, validation, tuple(validation_images.get(name, ()) for name in classes))
-    if validation and not found.validation_count:
-        raise FieldError(field, f"{validation} contains no images of the {len(classes):,} classes", _HINT)
-    return found
-
-
-def check_classes(classes: tuple[str, ...], class_count: int | None, folder: Path, field: FieldPath) -> None:
-    """Raise FieldError for fewer than two classes in ``folder``, and for a number of classes that is not ``class_count``."""
-    if len(classes) < 2:
-        found = f"only one class, {classes[0]!r}" if classes else "no classes: it contains no folders"
-        raise FieldError(field, f"{folder} has {found}", _HINT)
-    if class_count is not None and class_count != len(classes):
-        raise FieldError(
-            ("data", "classes"),
-            f"{folder} has {len(classes):,} classes, not {class_count:,}",
-            hint=f"set classes to {len(classes)}, or leave it out",
-        )
-
-
-def _parts(folder: Path) -> tuple[Path, Path | None]:
-    """The folder of the training classes, and that of the validation classes."""
-    train, validation = folder / _TRAIN, folder / _VALIDATION
-    # A class may itself be called "train"; then the folder contains images and no folders.
-    if train.is_dir() and _folders(train):
-        return train, validation if validation.is_dir() else None
-    return folder, None
-
-
-def _folders(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if _counts(entry.name) and entry.is_dir()))
-
-
-def _images(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.is_file()]
-    return tuple(sorted(name for name in names if _counts(name)))
-
-
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name != _NO_CLASS
-
-
-def _listed(folder: Path, names: list[str]) -> str:
-    shown = ", ".join(str(folder / name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown}, …"
 
 
 def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | None:
@@ -187,6 +85,12 @@ def _scan(path: Path) -> list[Shard]:
     return shards
 
 
+def _class_sizes(shards: ShardIndex) -> list[int]:
+    """The number of training images of each class."""
+    counts = Counter(class_of(member) for _, shard in shards.of_part("train") for member in shard.members)
+    return [counts[name] for name in shards.classes]
+
+
 def _tars(folder: Path) -> list[str]:
     """The tars in a folder; none if it contains folders, which would be classes."""
     if not folder.is_dir():
@@ -198,13 +102,13 @@ def _tars(folder: Path) -> list[str]:
 
 
 class ImagesData(ImageSection):
-    """Your own photographs: one folder per class, JPEG and PNG, decoded during training."""
+    """Your own photographs: one folder per class, JPEG, PNG, WebP, BMP, GIF or TIFF, decoded during training."""
 
     dataset: Literal["images"]
     """A folder of images, one folder per class."""
     path: PathText | None = None
-    """A folder with ``train`` and ``val`` in it, each with one folder per class (the layout of ImageNet), or with the classes themselves;
-    or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a store URL (``s3://…``,
+    """A folder with ``train``, ``val`` and ``test`` in it, each with one folder per class (the layout of ImageNet), or with the classes
+    themselves; or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a store URL (``s3://…``,
     ``gs://…``, ``az://…``), which may also name an archive of such a folder.
     """
     url: Url | None = None
@@ -219,8 +123,12 @@ class ImagesData(ImageSection):
     """Number of classes: checked when the folder is read, and used for the plan when the folder is not available."""
     validation: Fraction = 0.1
     """Fraction of the images that is held out for validation, if there is no folder ``val``."""
+    seed: Seed = 0
+    """Chooses the samples that are held out for validation; ``train.seed`` does not."""
     broken: Literal["fail", "skip"] = "fail"
     """What to do with an image that cannot be read: end the run, or name it and leave it out."""
+    max_broken: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """With ``broken: skip``, the largest fraction of a class that may be left out; more ends the run."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Decoder processes for each training process; if left out, one fewer than the CPU cores it may use."""
     augment: PhotoAugment | None = Field(default_factory=PhotoAugment)
@@ -242,15 +150,21 @@ class ImagesData(ImageSection):
 
     def facts_at(self, place: Path) -> DataFacts:
         """The classes and images of a folder, counted without opening any image."""
+        remarks: tuple[str, ...] = ()
         if (shards := find_shards(place, self.classes)) is not None:
-            classes, train, validation = len(shards.classes), shards.count("train"), shards.count("val")
+            classes = len(shards.classes)
+            train, validation, test = (shards.count(part) for part in ("train", "val", "test"))
+            sizes = [] if validation else _class_sizes(shards)
         else:
             found = list_images(place, self.classes, self.source_field)
-            classes, train, validation = len(found.classes), found.count, found.validation_count
+            classes, remarks = len(found.classes), found.remarks
+            train, validation, test = (part.count if part else 0 for part in (found.train, found.validation, found.test))
+            sizes = [len(names) for names in found.train.images]
         if not validation:
-            validation = held_back(train, self.validation, "images")
+            validation, on_split = held_out(sizes, self.validation, "images")
+            remarks = (*remarks, *on_split)
             train -= validation
-        return self._facts(classes, train, validation)
+        return replace(self._facts(classes, train, validation), test_samples=test or None, remarks=remarks)
 
     def check(self) -> Iterator[Finding]:
         """Mistakes in the source, the classes or the scaling."""

@@ -5,10 +5,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
+from cloud_train.data.pixels import Augment, ImageSection, Normalize, check_crop, check_normalize
+from cloud_train.data.shares import held_out
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.types import Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Fraction, PathText, Seed, Sha256, Url
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SHA256 = {
@@ -18,8 +19,9 @@ SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _SIDE = 28
-_CLASSES = 10
-_TRAINING_IMAGES = 60_000
+_CLASS_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+"""The training images of each digit in MNIST; only a fraction of less than an image of a class would count differently without them."""
+_TEST_IMAGES = 10_000
 
 
 class MnistData(ImageSection):
@@ -35,8 +37,10 @@ class MnistData(ImageSection):
     """Where the four files are downloaded from, into a cache."""
     sha256: dict[str, Sha256] = Field(default_factory=lambda: dict(SHA256))
     """SHA-256 of each file that is downloaded; those of MNIST if left out."""
-    validation: Fraction | None = None
-    """Fraction of the training images that is held out for validation; without it, the test images are used."""
+    validation: Fraction = 0.1
+    """Fraction of the training images that is held out for validation; the test images are for the test of the finished model."""
+    seed: Seed = 0
+    """Chooses the samples that are held out for validation; ``train.seed`` does not."""
     augment: Augment | None = None
     """Augmentation of the training images."""
     normalize: Normalize | None = None
@@ -51,8 +55,17 @@ class MnistData(ImageSection):
 
     def expected_facts(self) -> DataFacts:
         """The image size, classes and samples of MNIST."""
-        samples = benchmark_split(_TRAINING_IMAGES, self.validation)
-        return DataFacts(self.dataset, (_SIDE, _SIDE, 1), _CLASSES, *samples, self.source)
+        validation, remarks = held_out(_CLASS_SIZES, self.validation, "training images")
+        return DataFacts(
+            dataset=self.dataset,
+            sample_shape=(_SIDE, _SIDE, 1),
+            classes=len(_CLASS_SIZES),
+            train_samples=sum(_CLASS_SIZES) - validation,
+            validation_samples=validation,
+            source=self.source,
+            test_samples=_TEST_IMAGES,
+            remarks=remarks,
+        )
 
     def check(self) -> Iterator[Finding]:
         """Mistakes in the source, the checksums, the augmentation or the scaling."""

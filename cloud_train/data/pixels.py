@@ -5,12 +5,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from cloud_train.data.base import DataSection, SampleKind, held_back
+from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
 from cloud_train.spec.types import Section
-
-_TEST_IMAGES = 10_000
 
 
 class Normalize(Section):
@@ -50,17 +48,6 @@ class ImageSection(DataSection):
     def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
         """The size of an image, and the classes."""
         return [("sample", f"image of {'×'.join(map(str, facts.sample_shape))}"), ("classes", f"{facts.classes:,}")]
-
-
-def benchmark_split(train: int, validation: float | None) -> tuple[int, int]:
-    """The number of training and validation samples of a benchmark with ``train`` training images and 10,000 test images.
-
-    The test images are for validation, unless a fraction ``validation`` of the training images is held out for it.
-    """
-    if validation is None:
-        return train, _TEST_IMAGES
-    count = held_back(train, validation, "training images")
-    return train - count, count
 
 
 def check_crop(augment: Augment | None, side: int) -> Iterator[Finding]:

@@ -14,17 +14,25 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from cloud_train.data.base import DataSection, SampleKind, check_source, held_back
+from cloud_train.data.base import DataSection, SampleKind, check_source
+from cloud_train.data.listing import SHOWN, LeftOut, may_be_data
+from cloud_train.data.reading import read_text
+from cloud_train.data.shares import held_out
 from cloud_train.spec.facts import UNKNOWN, DataFacts
-from cloud_train.spec.paths import LARGEST_TEXT_BYTES, read_plain
+from cloud_train.spec.paths import LARGEST_TEXT_BYTES
 from cloud_train.spec.problems import FieldError, Finding, shortened
 from cloud_train.spec.problems import Path as FieldPath
-from cloud_train.spec.types import Count, Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Count, Fraction, PathText, Seed, Sha256, Url
 
 Unit = Literal["characters", "words"]
-"""What a token is."""
+"""The kind of tokens."""
 
-_TRAINING, _VALIDATION = "train.tsv", "validation.tsv"
+_TRAINING = "train.tsv"
+_PARTS = {_TRAINING: "train", "validation.tsv": "validation", "valid.tsv": "validation", "val.tsv": "validation", "dev.tsv": "validation"}
+_PARTS |= {"test.tsv": "test"}
+_NAMES = (_TRAINING, "validation.tsv", "test.tsv")
+_HEADER_LABELS = ("label", "labels", "class", "category", "target", "sentiment", "y")
+_HEADER_TEXTS = ("text", "texts", "sentence", "sentences", "review", "content", "document", "title", "tweet", "x")
 _EXPECTED = "each line must be a label, a tab and a text"
 
 
@@ -35,26 +43,74 @@ class Line(NamedTuple):
     text: str
 
 
-def read_lines(path: Path, field: FieldPath = ("data", "path")) -> tuple[list[Line], list[Line] | None]:
-    """The lines to train on, and those of ``validation.tsv``, or None if there is no such file.
+class Parts(NamedTuple):
+    """The lines of a file or folder."""
 
-    ``path`` is the file or folder that they are in, and ``field`` names it in the job. Raises FieldError naming the file, the line, and
-    what is wrong with it.
+    train: list[Line]
+    validation: list[Line] | None = None
+    """None if they are taken from those for training."""
+    test: list[Line] | None = None
+    """None if there are none."""
+    remarks: tuple[str, ...] = ()
+    """Notes on files that are not read, and on likely mistakes."""
+
+
+def read_lines(path: Path, field: FieldPath = ("data", "path")) -> Parts:
+    """The lines of the file ``path``, or of the files ``train.tsv``, ``validation.tsv`` and ``test.tsv`` in that folder.
+
+    ``field`` names it in the job. Raises FieldError naming the file, the line, and what is wrong with it.
     """
+    files, left_out = _files(path, field)
+    train = _whole(files["train"], field)
+    counts = Counter(line.label for line in train)
+    _check_labels(train, counts, files["train"], field)
+    others = {part: _whole(file, field, set(counts)) for part, file in files.items() if part != "train"}
+    lonely = [label for label, count in counts.items() if count == 1]
+    remarks = [left_out.sentence("lines", _NAMES)] if left_out else []
+    if lonely:
+        shown = ", ".join(repr(shortened(label)) for label in lonely[:SHOWN]) + (", …" if len(lonely) > SHOWN else "")
+        remarks.append(f"{'a label has' if len(lonely) == 1 else f'{len(lonely):,} labels have'} a single training line: {shown}")
+    return Parts(train, others.get("validation"), others.get("test"), tuple(remarks))
+
+
+def _files(path: Path, field: FieldPath) -> tuple[dict[str, Path], LeftOut]:
+    """The file of each part, and the other files of the folder. A folder has at least a file for training, which may be missing."""
+    left_out = LeftOut()
     if not path.is_dir():
-        training, validation = list(_lines(path, field)), None
-    else:
-        training = list(_lines(path / _TRAINING, field))
-        labels = {line.label for line in training}
-        validation = list(_lines(path / _VALIDATION, field, labels)) if (path / _VALIDATION).exists() else None
-    for lines, name in ((training, _TRAINING), (validation, _VALIDATION)):
-        if lines is not None and not lines:
-            raise FieldError(field, f"{path / name if path.is_dir() else path} contains no lines", hint=_EXPECTED)
-    if all(line.label == training[0].label for line in training):
-        raise FieldError(
-            field, f"{path}: every training line has the label {shortened(training[0].label)!r}", hint="use at least two labels"
-        )
-    return training, validation
+        return {"train": path}, left_out
+    found: dict[str, Path] = {}
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise FieldError(field, f"{path}: {(error.strerror or 'cannot be read').lower()}", _EXPECTED) from error
+    for name in filter(may_be_data, names):
+        part = _PARTS.get(name.lower())
+        if part is None:
+            left_out.add(name)
+        elif part in found:
+            raise FieldError(field, f"{found[part]} and {path / name} have the same purpose", "keep one of them, or rename the other")
+        else:
+            found[part] = path / name
+    return {"train": path / _TRAINING, **found}, left_out
+
+
+def _whole(path: Path, field: FieldPath, labels: set[str] | None = None) -> list[Line]:
+    lines = list(_lines(path, field, labels))
+    if not lines:
+        raise FieldError(field, f"{path} contains no lines", hint=_EXPECTED)
+    return lines
+
+
+def _check_labels(train: Sequence[Line], labels: Mapping[str, int], path: Path, field: FieldPath) -> None:
+    if len(labels) == 1:
+        raise FieldError(field, f"{path}: every training line has the label {shortened(train[0].label)!r}", hint="use at least two labels")
+    header = train[0]
+    if labels[header.label] == 1 and header.label.lower() in _HEADER_LABELS and header.text.strip().lower() in _HEADER_TEXTS:
+        raise FieldError(field, f"{path}:1: {header.label!r} and {header.text.strip()!r} look like the names of columns", "delete the line")
+    spelled = Counter(unicodedata.normalize("NFC", label) for label in labels)
+    if twice := [label for label, count in spelled.items() if count > 1]:
+        reason = "occurs with composed and with decomposed characters (Unicode NFC and NFD), which are two labels"
+        raise FieldError(field, f"{path}: the label {shortened(twice[0])!r} {reason}", hint="write it in one way")
 
 
 def tokenize(text: str, unit: Unit) -> list[str]:
@@ -130,7 +186,8 @@ def _characters(*categories: str) -> str:
 
 def _lines(path: Path, field: FieldPath, labels: set[str] | None = None) -> Iterator[Line]:
     """The lines of a file; ``labels`` are the allowed ones, None allows any."""
-    for number, line in enumerate(_content(path, field).split("\n"), start=1):
+    hint = f"a folder of labelled lines must contain a file {_TRAINING}" if path.name == _TRAINING else _EXPECTED
+    for number, line in enumerate(read_text(path, field, hint).split("\n"), start=1):
         if not line.strip(" \r"):
             continue
         label, tab, text = line.removesuffix("\r").partition("\t")
@@ -149,35 +206,14 @@ def _lines(path: Path, field: FieldPath, labels: set[str] | None = None) -> Iter
         yield Line(label, text)
 
 
-def _content(path: Path, field: FieldPath) -> str:
-    try:
-        if not path.is_file() and path.exists():
-            raise FieldError(field, f"{path} is not a file", hint=_EXPECTED)
-        content = read_plain(path, LARGEST_TEXT_BYTES)
-        if content is None:
-            raise FieldError(field, f"{path} is larger than 1 GiB", hint="use fewer lines")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise FieldError(
-            field,
-            f"{path}:{number}: not UTF-8: byte {error.start:,} of the file is 0x{error.object[error.start]:02x}",
-            hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
-        ) from error
-    except OSError as error:
-        reason = (error.strerror or "cannot be read").lower()
-        hint = f"a folder of labelled lines must contain a file {_TRAINING}" if path.name == _TRAINING else None
-        raise FieldError(field, f"{path}: {reason}", hint=hint) from error
-
-
 class SequencesData(DataSection):
     """Labelled lines to classify, such as reviews: ``label<TAB>text``, UTF-8, of any length."""
 
     dataset: Literal["sequences"]
     """Lines of text, each with a label."""
     path: PathText | None = None
-    """A file of lines ``label<TAB>text``, or a folder with ``train.tsv`` and, if there is one, ``validation.tsv``; relative to the job
-    file, or a store URL.
+    """A file of lines ``label<TAB>text``, or a folder with ``train.tsv`` and, if they exist, ``validation.tsv`` and ``test.tsv``; relative
+    to the job file, or a store URL.
     """
     url: Url | None = None
     """Such a file to download into a cache, instead of ``path``."""
@@ -195,22 +231,26 @@ class SequencesData(DataSection):
     """Put lines of similar length in one batch, which reduces padding."""
     validation: Fraction = 0.1
     """Fraction of the lines that is held out for validation, if there is no ``validation.tsv``."""
+    seed: Seed = 0
+    """Chooses the samples that are held out for validation; ``train.seed`` does not."""
 
     sample_kind: ClassVar[SampleKind] = "lines"
     most_download_bytes: ClassVar[int | None] = LARGEST_TEXT_BYTES
     loader: ClassVar[str] = "cloud_train.training.data.sequences:load_sequences"
 
-    def read(self, place: Path) -> tuple[list[Line], list[Line] | None]:
-        """The lines to train on, and those of ``validation.tsv``, or None if there is no such file. Raises FieldError."""
+    def read(self, place: Path) -> Parts:
+        """The lines for training, validation and test. Raises FieldError."""
         return read_lines(place, ("data", "path" if self.path is not None else "url"))
 
     def facts_at(self, place: Path) -> DataFacts:
         """The labels, lines and tokens."""
-        training, validation = self.read(place)
+        training, validation, test, remarks = self.read(place)
         if validation is not None:
             samples = (len(training), len(validation))
         else:
-            count = held_back(len(training), self.validation, "lines")
+            sizes = [*Counter(line.label for line in training).values()]
+            count, on_split = held_out(sizes, self.validation, "lines")
+            remarks = (*remarks, *on_split)
             samples = (len(training) - count, count)
         return DataFacts(
             dataset=self.dataset,
@@ -220,6 +260,8 @@ class SequencesData(DataSection):
             validation_samples=samples[1],
             source=self.source,
             tokens=len(vocabulary(training, self.tokens, self.vocabulary)) + 1,
+            test_samples=len(test) if test is not None else None,
+            remarks=remarks,
         )
 
     def check(self) -> Iterator[Finding]:

@@ -1,13 +1,13 @@
 """A sharded image set: images in tar files, and ``shards.json``, the index with the shard and offset of each image.
 
-A member is called ``<class>/<file>``, or ``train/<class>/<file>`` and ``val/<class>/<file>`` if the set is split. With the index, an image
-can be read without reading anything else of its tar, and a program can begin while most shards are still being downloaded. An index is
-not trusted: its names cannot lead outside the folder, and every image must be inside its shard. Imports only the standard library: the
-worker reads it too.
+A member is called ``<class>/<file>``, or, if the set is split, ``train/<class>/<file>``, ``val/<class>/<file>`` and
+``test/<class>/<file>``. With the index, an image can be read without reading anything else of its tar, and a program can begin while most
+shards are still being downloaded. An index is not trusted: its names cannot lead outside the folder, and every image must be inside its
+shard. Imports only the standard library: the worker reads it too.
 
-The index is JSON: ``format`` (1), ``classes`` (their names, sorted), and ``shards``, each with ``name``, ``part`` (``train`` or ``val``),
-``size`` in bytes, ``sha256``, and, for its images in the order of the file, the lists ``members`` (names), ``offsets`` (of the content, in
-bytes) and ``sizes`` (in bytes).
+The index is JSON: ``format`` (1), ``classes`` (their names, sorted), and ``shards``, each with ``name``, ``part`` (``train``, ``val`` or
+``test``), ``size`` in bytes, ``sha256``, and, for its images in the order of the file, the lists ``members`` (names), ``offsets`` (of the
+content, in bytes) and ``sizes`` (in bytes).
 """
 
 from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast, overload
+from typing import Any, BinaryIO, Literal, cast, get_args, overload
 
 from cloud_train.data.json_stream import JsonStream
 from cloud_train.errors import CorruptError
@@ -45,7 +45,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff/]")
 _HINT = "pack the images again with cloud-train pack, or copy the whole set again"
 
-Part = Literal["train", "val"]
+Part = Literal["train", "val", "test"]
 
 
 class Names(Sequence[str]):
@@ -196,9 +196,8 @@ def part_of(member: str) -> Part | None:
     names = member.split("/")
     if len(names) not in (2, 3) or not all(is_name(name) for name in names):
         return None
-    if len(names) == 2 or names[0] == "train":
-        return "train"
-    return "val" if names[0] == "val" else None
+    part = "train" if len(names) == 2 else names[0]
+    return cast(Part, part) if part in get_args(Part) else None
 
 
 def is_name(name: object) -> bool:
@@ -266,8 +265,8 @@ def _shard(stream: JsonStream) -> Shard:
     name, part, sha256, size = (found.get(key) for key in ("name", "part", "sha256", "size"))
     if name is None or not _SHARD.fullmatch(name):
         raise ValueError(f"{_short(name)} is not a valid shard name")
-    if part not in ("train", "val"):
-        raise ValueError(f"the part of {name} is {_short(part)}, which is neither train nor val")
+    if part not in get_args(Part):
+        raise ValueError(f"the part of {name} is {_short(part)}, which is neither train nor val nor test")
     if size is None or size > _MOST_SHARD_BYTES:
         raise ValueError(f"the size of {name} is invalid: {size}")
     if sha256 is None or not _SHA256.fullmatch(sha256):

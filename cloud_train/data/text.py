@@ -1,15 +1,23 @@
 """Running text: its characters, the split for validation, and the number of sequences."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from cloud_train.data.base import DataSection, SampleKind, check_source
+from cloud_train.data.listing import LeftOut, walk
+from cloud_train.data.reading import read_text
 from cloud_train.spec.facts import DataFacts
-from cloud_train.spec.paths import LARGEST_TEXT_BYTES, read_plain
+from cloud_train.spec.paths import LARGEST_TEXT_BYTES
 from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.problems import Path as FieldPath
 from cloud_train.spec.types import Count, Fraction, PathText, Sha256, Url
+
+ENDINGS = (".txt",)
+_MOST_IN_A_SEQUENCE = 128
+_HINT = "set path to a text file, or to a folder of *.txt files, relative to the job file"
 
 
 class TextData(DataSection):
@@ -18,7 +26,9 @@ class TextData(DataSection):
     dataset: Literal["text"]
     """Your own text files."""
     path: PathText | None = None
-    """A file, or a folder whose ``*.txt`` files are read in the order of their names; relative to the job file, or a store URL."""
+    """A file, or a folder whose ``*.txt`` files are read in the order of their names, then those of its sub folders; relative to the job
+    file, or a store URL.
+    """
     url: Url | None = None
     """A text file to download into a cache, instead of ``path``."""
     sha256: Sha256 | None = None
@@ -34,12 +44,20 @@ class TextData(DataSection):
 
     def read(self, place: Path) -> str:
         """The whole text of the file or folder ``place``. Raises FieldError, which names the file and what is wrong with it."""
-        text = _content(place, ("data", "path" if self.path is not None else "url"))
-        return check_length(text, self.sequence_length, self.validation)
+        return check_length(whole_text(place, self._field), self.sequence_length, self.validation)
+
+    def remarks(self, place: Path) -> tuple[str, ...]:
+        """A note on the files in the folder ``place`` that are not read. Raises FieldError."""
+        left_out = _files(place, self._field)[1]
+        return (left_out.sentence("text", ENDINGS),) if left_out else ()
+
+    @property
+    def _field(self) -> FieldPath:
+        return ("data", "path" if self.path is not None else "url")
 
     def facts_at(self, place: Path) -> DataFacts:
         """The characters of the text and its sequences."""
-        return text_facts(
+        facts = text_facts(
             self.dataset,
             self.read(place),
             sequence_length=self.sequence_length,
@@ -47,6 +65,7 @@ class TextData(DataSection):
             source=self.source,
             place=place,
         )
+        return replace(facts, remarks=self.remarks(place))
 
     def check(self) -> Iterator[Finding]:
         """Mistakes in the source."""
@@ -58,35 +77,27 @@ class TextData(DataSection):
         return text_rows(facts)
 
 
-def _content(path: Path, field: FieldPath) -> str:
+def _files(path: Path, field: FieldPath) -> tuple[list[Path], LeftOut]:
+    """The text files of a file or folder, in the order in which they are read, and the files that are left out. Raises FieldError."""
+    left_out = LeftOut()
+    if not path.is_dir():
+        return [path], left_out
     try:
-        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        files = [path / name for name in walk(path, ENDINGS, left_out)]
     except OSError as error:
-        raise _unreadable(path, field, error) from error
+        raise FieldError(field, f"{error.filename or path}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
     if not files:
-        raise FieldError(field, f"{path} contains no *.txt files", hint="set path to a file, or to a folder of *.txt files")
-    return "\n\n".join(_read(file, field) for file in files)
+        others = f"; {left_out.sentence('text', ENDINGS)}" if left_out else ""
+        raise FieldError(field, f"{path} contains no *.txt files{others}", _HINT)
+    return files, left_out
 
 
-def _read(path: Path, field: FieldPath) -> str:
-    try:
-        content = read_plain(path, LARGEST_TEXT_BYTES)
-        if content is None:
-            raise FieldError(field, f"{path} is not a regular file of at most 1 GiB")
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise FieldError(
-            field,
-            f"{path} is not UTF-8: byte {error.start:,} is 0x{error.object[error.start]:02x}",
-            hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
-        ) from error
-    except OSError as error:
-        raise _unreadable(path, field, error) from error
-
-
-def _unreadable(path: Path, field: FieldPath, error: OSError) -> FieldError:
-    reason = (error.strerror or "cannot be read").lower()
-    return FieldError(field, f"{path}: {reason}", hint="set path to a text file, or to a folder of *.txt files, relative to the job file")
+def whole_text(path: Path, field: FieldPath) -> str:
+    """The text of the file or folder ``path``, with line feeds at the ends of lines, whether the files have those of Unix, Windows or old
+    Macs. Raises FieldError, which names ``field``.
+    """
+    texts = (read_text(file, field, _HINT) for file in _files(path, field)[0])
+    return "\n\n".join(text.replace("\r\n", "\n").replace("\r", "\n") for text in texts)
 
 
 def vocabulary(text: str) -> str:
@@ -101,8 +112,17 @@ def split(text: str, validation: float) -> tuple[str, str]:
 
 
 def sequences(characters: int, sequence_length: int) -> int:
-    """How many sequences a text is split into: each predicts ``sequence_length`` characters, and the next begins where it ends."""
+    """The number of sequences in a text: each predicts ``sequence_length`` characters, and the next begins where it ends."""
     return (characters - 1) // sequence_length
+
+
+def validation_length(characters: int) -> int:
+    """The characters in one sequence of validation, chosen so that few of the text's ``characters`` remain at its end.
+
+    It does not depend on ``data.sequence_length``, so results can be compared.
+    """
+    most = min(_MOST_IN_A_SEQUENCE, characters - 1)
+    return max(range(ceil(most / 2), most + 1), key=lambda length: (sequences(characters, length) * length, length))
 
 
 def check_length(text: str, sequence_length: int, validation: float) -> str:
@@ -130,7 +150,7 @@ def text_facts(dataset: str, text: str, *, sequence_length: int, validation: flo
         sample_shape=(sequence_length,),
         classes=len(characters),
         train_samples=sequences(len(training), sequence_length),
-        validation_samples=sequences(len(held_back), sequence_length),
+        validation_samples=sequences(len(held_back), validation_length(len(held_back))),
         source=f"{source}, {len(text):,} characters",
     )
 

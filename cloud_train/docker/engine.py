@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.docker.host import EngineUnavailableError, is_timeout, unavailable_explained
-from cloud_train.docker.transport import QUICK_SECONDS, DockerHttp, opened
+from cloud_train.docker.transport import QUICK_SECONDS, Answer, DockerHttp, opened
 from cloud_train.errors import ProviderError
 
 Labels = Mapping[str, str]
 
 _SLOW_SECONDS = 60.0
 """Timeout for creating, starting and removing, which use the disk, in seconds."""
+
+_WITH_A_DOCUMENT = (200, 201)
+"""The statuses of responses with a JSON body. Those without one have 204 or 304, except for the response to an upload."""
 
 FREE_SPACE = "see what uses the space with `docker system df`; free some with `docker system prune`"
 
@@ -147,12 +150,12 @@ class Engine:
         return self._printed(container, {"stdout": "1", "stderr": "1", "tail": "all"})
 
     def errors(self, container: str, lines: int) -> bytes:
-        """The last ``lines`` of the container's stderr, which has no output of the program's; empty for a missing container."""
+        """The last ``lines`` of the container's stderr, which does not contain the program's output; empty for a missing container."""
         return self._printed(container, {"stdout": "0", "stderr": "1", "tail": str(lines)})
 
     def _printed(self, container: str, query: Mapping[str, str]) -> bytes:
         with suppress(_MissingError):
-            return _joined(self._answer("GET", f"/containers/{container}/logs", query))
+            return _joined(self._answer("GET", f"/containers/{container}/logs", query).body)
         return b""
 
     def _ask(
@@ -163,9 +166,11 @@ class Engine:
         body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> Any:
-        data = self._answer(method, path, query, body, timeout_seconds)
+        answer = self._answer(method, path, query, body, timeout_seconds)
         with unavailable_explained(self.address):
-            return json.loads(data) if data else None
+            if not answer.body and answer.status in _WITH_A_DOCUMENT and method != "PUT":
+                raise ConnectionError("the connection broke in the middle of a response's headers")  # which lack the body's length then
+            return answer.document
 
     def _answer(
         self,
@@ -174,12 +179,12 @@ class Engine:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
-    ) -> bytes:
+    ) -> Answer:
         with unavailable_explained(self.address):
             answer = self._http.ask(method, path, query, body, timeout_seconds)
         if answer.status >= 400:
             raise refusal(answer.status, answer.words)
-        return answer.body
+        return answer
 
 
 def is_full(words: str) -> bool:
@@ -205,7 +210,7 @@ _UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
 """Messages of an engine and of Docker Desktop."""
 _REFUSALS = (
     (
-        r"[Nn]o such image: (?P<what>\S+)|(?P<other>[^\s'\"]{1,300}): image not known",
+        r"[Nn]o such image: (?P<what>\S+)|(?<![^\s'\"])(?P<other>[^\s'\"]{1,300}): image not known",
         "the engine has no image {what}",
         "rebuild it with `cloud-train package JOB.yaml`; if the job's files are unchanged, the result is the same image",
     ),

@@ -5,13 +5,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from cloud_train.beneath import IrregularError, open_file, read_all
 from cloud_train.image.errors import ImageError
+from cloud_train.image.gitignore import GitPatterns
 from cloud_train.image.ignore import Patterns, parse_patterns
 from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
 
@@ -96,6 +97,28 @@ class Context:
     suspects: tuple[Suspect, ...]
     own: Patterns
     """The lines of the folder's ``.dockerignore``."""
+    left_out_by_git: tuple[str, ...] = ()
+    """Files and folders that only the folder's ``.gitignore`` leaves out, without what is in those folders."""
+
+
+@dataclass
+class _Rules:
+    """What is left out: by Docker's rules, and by git's unless a line with ``!`` in the ``.dockerignore`` includes it."""
+
+    by_docker: Patterns
+    by_git: GitPatterns
+    own: Patterns
+    left_out_by_git: list[str] = field(default_factory=list)
+
+    def ignores(self, path: str, is_folder: bool, is_below_ignored: bool) -> bool:
+        """Whether a file or folder is left out; notes what only git's rules leave out, unless it is in a folder that is left out."""
+        if self.by_docker.ignores(path):
+            return True
+        if not self.by_git.ignores(path, is_folder) or self.own.brings_back(path):
+            return False
+        if not is_below_ignored:
+            self.left_out_by_git.append(path)
+        return True
 
 
 def survey(folder: Path, note: Callable[[str], None] = lambda _: None) -> Context:
@@ -105,10 +128,11 @@ def survey(folder: Path, note: Callable[[str], None] = lambda _: None) -> Contex
     """
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder", hint="use the folder that contains your code")
-    own = _own_patterns(folder)
-    patterns = Patterns([*parse_patterns(IGNORED_BY_DEFAULT, "the built-in rules"), *own.patterns])
+    own = Patterns(parse_patterns(*_lines_of(folder, ".dockerignore")))
+    by_docker = Patterns([*parse_patterns(IGNORED_BY_DEFAULT, "the built-in rules"), *own.patterns])
+    rules = _Rules(by_docker, GitPatterns(*_lines_of(folder, ".gitignore")), own)
     found: dict[str, Entry] = {}
-    for entry in _walk(folder, "", patterns):
+    for entry in _walk(folder, "", rules):
         found[entry.path] = entry
         if len(found) == _MANY:
             note(f"listing {folder}, which has more than {_MANY:,} files; leave out what the program does not need with a .dockerignore")
@@ -117,7 +141,8 @@ def survey(folder: Path, note: Callable[[str], None] = lambda _: None) -> Contex
             found.setdefault(above, Entry(above, "folder"))
     entries = tuple(found[path] for path in sorted(found, key=os.fsencode))
     suspects = (_suspect(entry, own) for entry in entries if entry.kind == "file")
-    return Context(folder, entries, sum(entry.size for entry in entries), tuple(suspect for suspect in suspects if suspect), own)
+    left_out = tuple(sorted(rules.left_out_by_git, key=os.fsencode))
+    return Context(folder, entries, sum(entry.size for entry in entries), tuple(suspect for suspect in suspects if suspect), own, left_out)
 
 
 def check(context: Context, note: Callable[[str], None]) -> None:
@@ -137,6 +162,9 @@ def check(context: Context, note: Callable[[str], None]) -> None:
             f"the largest files: {_named(largest)}",
             hint="add everything that is not code to .dockerignore in that folder",
         )
+    if left_out := context.left_out_by_git:
+        names = ", ".join(map(_shown, left_out[:3])) + (f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else "")
+        note(f"left out by .gitignore: {names}; to include one, add a line with ! and its name to .dockerignore")
     for suspect in context.suspects:
         if suspect.kind != "secret" and not suspect.asked_for:
             note(f"{_shown(suspect.path)} ({_size(suspect.size)}) will be in the image; add it to .dockerignore to leave it out")
@@ -151,8 +179,9 @@ def _key_files(context: Context, known: set[str]) -> Iterator[Suspect]:
             yield Suspect(entry.path, entry.size, "secret", asked_for=False, holds=holds)
 
 
-def _own_patterns(folder: Path) -> Patterns:
-    file = folder / ".dockerignore"
+def _lines_of(folder: Path, name: str) -> tuple[str, str]:
+    """The text of a ``.dockerignore`` or a ``.gitignore``, empty if there is none, and its path for errors."""
+    file = folder / name
     root, real = os.path.realpath(folder), os.path.realpath(file)
     if not real.startswith(f"{root}/"):
         # An error about an invalid pattern would reveal a line of a private file.
@@ -165,7 +194,7 @@ def _own_patterns(folder: Path) -> Patterns:
         raise _not_a_file(file) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"cannot read {file}: {error}", hint="correct or remove it") from error
-    return Patterns(parse_patterns(text, str(file)))
+    return text, str(file)
 
 
 def _ignoring_text(descriptor: int, file: Path) -> str:
@@ -182,7 +211,7 @@ def _not_a_file(file: Path) -> ImageError:
     return ImageError(f"{file} is larger than {_size(_MOST_IGNORING_BYTES)}, or not a regular file", hint="shorten or remove it")
 
 
-def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:
+def _walk(folder: Path, above: str, rules: _Rules, is_below_ignored: bool = False) -> Iterator[Entry]:
     try:
         found = list(os.scandir(folder / above))
     except OSError as error:
@@ -191,11 +220,12 @@ def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:
         ) from error
     for item in found:
         path = f"{above}/{item.name}" if above else item.name
-        ignored = patterns.ignores(path)
+        is_folder = item.is_dir(follow_symlinks=False)
+        ignored = rules.ignores(path, is_folder, is_below_ignored)
         if not ignored:
             yield _entry(folder, path, item)
-        if item.is_dir(follow_symlinks=False) and not (ignored and not patterns.may_bring_back_below(path)):
-            yield from _walk(folder, path, patterns)
+        if is_folder and not (ignored and not rules.by_docker.may_bring_back_below(path)):
+            yield from _walk(folder, path, rules, is_below_ignored or ignored)
 
 
 def _entry(folder: Path, path: str, item: os.DirEntry[str]) -> Entry:
@@ -236,7 +266,7 @@ def _folders_above(path: str) -> Iterator[str]:
 def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
     name = entry.path.rpartition("/")[2].lower()
     kind: Literal["secret", "data", "large"]
-    if _fits(name, SECRETS) and not _fits(name, NOT_SECRET):
+    if names_a_secret(name):
         kind = "secret"
     elif _fits(name, DATA):
         kind = "data"
@@ -245,6 +275,11 @@ def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
     else:
         return None
     return Suspect(entry.path, entry.size, kind, _is_asked_for(entry.path, own))
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether a file with this name, in lower case, often contains a key or a password."""
+    return _fits(name, SECRETS) and not _fits(name, NOT_SECRET)
 
 
 def _is_asked_for(path: str, own: Patterns) -> bool:

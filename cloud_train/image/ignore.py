@@ -56,6 +56,12 @@ class Patterns:
                 ignored = not pattern.brings_back
         return ignored
 
+    def brings_back(self, path: str) -> bool:
+        """Whether a line with ``!`` matches this file or folder, or a folder above it."""
+        parts = path.split("/")
+        steps = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        return any(pattern.brings_back and pattern.matches_any(steps) for pattern in self.patterns)
+
     def may_bring_back_below(self, folder: str) -> bool:
         """Whether a line may include something in an ignored folder, which then has to be searched."""
         return self._returning_anywhere or any(f"{text}/".startswith(f"{folder}/") for text in self._returning)

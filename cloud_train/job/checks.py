@@ -16,10 +16,12 @@ from cloud_train.environment import TRAINER_VARIABLES
 from cloud_train.job.cloud_names import meant_azure_store
 from cloud_train.job.models import JobSpec
 from cloud_train.job.optimizers import OptimizerSection
+from cloud_train.job.program_file import program_file, similar_file
 from cloud_train.job.schedules import ScheduleSection
+from cloud_train.job.start_from import check_start
 from cloud_train.networks.base import ModelSection, ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
-from cloud_train.spec.paths import has_home, is_there
+from cloud_train.spec.paths import is_there, mistake_in
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
 from cloud_train.spec.registry import BrokenComponentError, full_reason, plugin_code
 from cloud_train.spec.secret_names import granting_parameter, looks_secret, without_credentials
@@ -56,6 +58,8 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
     if model_is_right:
         findings += [*_asked(spec.model, "check", spec.data), *_check_script(spec, directory)]
     findings += _check_image(spec, directory)
+    if model_is_right:
+        findings += check_start(spec, directory)
     if model_is_right and data_is_right:
         findings += _check_fit(spec)
     if spec.data is None or any(path[:1] == ("data",) for path, _, _ in findings):
@@ -121,9 +125,9 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
     """Mistakes that do not depend on whether model and data fit together."""
     if spec.data is not None:
         yield from _asked(spec.data, "check")
-    if not has_home(spec.store):
-        yield ("store",), f"unknown home folder {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or an absolute path"
-    if "://" in spec.store and not IN_STORE.fullmatch(spec.store.partition("?")[0].rstrip("/")) and not spec.store.startswith("file://"):
+    if mistake := mistake_in(spec.store):
+        yield ("store",), *mistake
+    elif "://" in spec.store and not IN_STORE.fullmatch(spec.store.partition("?")[0].rstrip("/")) and not spec.store.startswith("file://"):
         wanted = meant_azure_store(spec.store) or "a folder, s3://bucket/…, gs://bucket/… or az://account/container/…"
         yield ("store",), f"{without_credentials(spec.store)!r} is not a store URL", wanted
     elif "://" in spec.store and granting_parameter(spec.store):
@@ -168,6 +172,9 @@ def _check_script(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
     folder = directory / spec.model.directory
     if not is_there(folder) or not folder.is_dir():
         yield ("model", "directory"), f"no such folder: {folder}", "a folder, relative to the job file"
+    elif spec.image.dockerfile is None and (file := program_file(spec.model.command)) and not is_there(folder / file):
+        close = similar_file(folder, file)
+        yield ("model", "command"), f"there is no file {file} in {folder}", f"{close!r}?" if close else "a file in model.directory"
     if spec.resources.processes > 1:
         yield ("resources", "processes"), "processes has no effect: a script starts its own processes", "no resources.processes"
 
@@ -252,6 +259,13 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
     ):
         if metric is not None and metric not in known:
             yield path, f"validation on {spec.data.dataset!r} does not report {metric}", ", ".join(known)
+    chosen = spec.best
+    if early_stopping and early_stopping.metric in known and chosen.metric in known and early_stopping.metric != chosen.metric:
+        said = f"the best checkpoint is chosen by {chosen.metric}, so early stopping cannot follow {early_stopping.metric}"
+        yield ("train", "early_stopping", "metric"), said, f"{chosen.metric}, or no metric here"
+    elif early_stopping and early_stopping.metric and early_stopping.goal and chosen.goal not in (None, early_stopping.goal):
+        said = f"the best checkpoint is the one with the {chosen.goal} of {chosen.metric}"
+        yield ("train", "early_stopping", "goal"), said, f"{chosen.goal}, or no goal here"
     if is_text and spec.train.class_weights is not None:
         yield ("train", "class_weights"), "class weights do not apply to a language model", "no class_weights, or a data set with classes"
     if spec.train.carry_state:

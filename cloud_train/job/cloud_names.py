@@ -99,10 +99,14 @@ EXPECTED = {
 """Pattern → what it expects, in words that complete "… is not …"."""
 
 BUCKETS = {
-    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 characters of a-z, 0-9, '-' and '.'"),
+    "s3": (
+        r"(?!(?:[0-9]+\.){3}[0-9]+$|xn--|sthree-|amzn-s3-demo-)(?!.*(?:-s3alias|--ol-s3|\.mrap|--x-s3|--table-s3)$)"
+        r"[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]",
+        "3 to 63 characters of a-z, 0-9, '-' and '.', without the prefixes and suffixes that Amazon keeps for itself",
+    ),
     "gs": (
-        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
-        "3 to 63 characters (222 with dots) of a-z, 0-9, '-', '_' and '.'",
+        r"(?!(?:[0-9]+\.){3}[0-9]+$|goog)(?!.*google)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
+        "3 to 63 characters (222 with dots) of a-z, 0-9, '-', '_' and '.', without goog at its start or google in it",
     ),
 }
 """Scheme → pattern of a bucket's name, and its description

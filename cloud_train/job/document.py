@@ -39,14 +39,19 @@ class Document:
     data: dict[str, Any]
     values: dict[Path, Place] = field(default_factory=dict)
     keys: dict[Path, Place] = field(default_factory=dict)
+    duplicates: tuple[Problem, ...] = ()
+    """Keys that were written twice, of which the first counts."""
 
 
-def read_document(path: FilePath, hint: str = "cloud-train init writes a job to start from") -> Document:
-    """Read a file that holds one mapping. Raises NotFoundError (with ``hint``), or JobFileError with what is wrong and where."""
-    return parse_document(_read(path, hint), str(path))
+def read_document(path: FilePath, hint: str = "cloud-train init writes a job to start from", *, keeps_duplicates: bool = False) -> Document:
+    """Read a file that holds one mapping. Raises NotFoundError (with ``hint``), or JobFileError with what is wrong and where.
+
+    With ``keeps_duplicates``, keys that were written twice are left to the caller, which has more mistakes to report.
+    """
+    return parse_document(_read(path, hint), str(path), keeps_duplicates=keeps_duplicates)
 
 
-def parse_document(text: str, name: str) -> Document:
+def parse_document(text: str, name: str, *, keeps_duplicates: bool = False) -> Document:
     """The mapping in ``text``; ``name`` is the file name in its places. Raises JobFileError."""
     node = _compose(text, name)
     walk = _Walk(name, _masked_lines(text))
@@ -57,9 +62,9 @@ def parse_document(text: str, name: str) -> Document:
         found = "is empty" if node is None else f"contains a {'list' if type(node).__name__ == 'SequenceNode' else 'single value'}"
         raise JobFileError([Problem(place, f"the file {found}", expected="keys and values, such as 'name: my-job'")])
     data = walk.convert(node, (), ())
-    if walk.problems:
-        raise JobFileError(walk.problems)
-    return Document(data, walk.values, walk.keys)
+    if walk.problems or (walk.duplicates and not keeps_duplicates):
+        raise JobFileError([*walk.duplicates, *walk.problems])
+    return Document(data, walk.values, walk.keys, tuple(walk.duplicates))
 
 
 def parse_value(text: str, name: str) -> Any:
@@ -72,8 +77,8 @@ def parse_value(text: str, name: str) -> Any:
         return text
     walk = _Walk(name, [text])
     value = walk.convert(node, (), ())
-    if walk.problems:
-        raise JobFileError([Problem(Place(name), problem.message, problem.expected) for problem in walk.problems])
+    if problems := [*walk.duplicates, *walk.problems]:
+        raise JobFileError([Problem(Place(name), problem.message, problem.expected) for problem in problems])
     return value
 
 
@@ -136,6 +141,8 @@ def _compose(text: str, name: str) -> Any:
         said = " ".join(part for part in (error.context, error.problem) if part)
         if said.startswith("expected a single document"):
             said = "a second document begins here, but a file may contain only one"
+        if "'\\t' that cannot start" in said:
+            said = "a tab at the beginning of a line"
         is_form = type(error).__name__ in ("ScannerError", "ParserError")
         expected = "spaces for indentation, and quotes around special characters" if is_form else ""
         problem = Problem(place, f"not valid YAML: {said[:_LONGEST_REASON]}", expected)
@@ -152,6 +159,14 @@ def _shallow_scanner() -> Any:
     from ruamel.yaml.scanner import Scanner
 
     class ShallowScanner(Scanner):
+        def scan_to_next_token(self) -> None:
+            """As YAML allows, tabs may separate tokens, but not indent a line; ruamel.yaml allows them only within brackets."""
+            super().scan_to_next_token()
+            while self.reader.peek() == "\t" and self.reader.column > 0 and not self.allow_simple_key:
+                while self.reader.peek() in " \t":
+                    self.reader.forward()
+                super().scan_to_next_token()
+
         def fetch_flow_collection_start(self, *arguments: Any, **options: Any) -> None:
             if len(self.flow_context) > _DEEPEST:
                 raise RecursionError
@@ -219,6 +234,7 @@ class _Walk:
         self.values: dict[Path, Place] = {}
         self.keys: dict[Path, Place] = {}
         self.problems: list[Problem] = []
+        self.duplicates: list[Problem] = []
         self._nodes = 0
 
     def place(self, node: Any) -> Place:
@@ -255,7 +271,7 @@ class _Walk:
                 self._mistake(key_node, "YAML 1.2 has no merge keys", "each key written out; an alias can replace a whole value")
                 continue
             if key in seen:
-                self._mistake(key_node, f"duplicate key {shortened(key)!r} (first defined on line {seen[key].line})")
+                self.duplicates.append(Problem(place, f"duplicate key {shortened(key)!r} (first defined on line {seen[key].line})"))
                 continue
             key = self._text(key_node, key)
             seen[key] = self.keys[(*path, key)] = place

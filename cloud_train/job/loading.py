@@ -1,7 +1,7 @@
 """Reads a job file into a ``JobSpec``: reports all mistakes at once, each with its place, and keeps where each value came from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from cloud_train.job.checks import Examination, examine
 from cloud_train.job.config import Config, is_provider, overridden_settings
 from cloud_train.job.document import Document, read_document
-from cloud_train.job.models import JobSpec
+from cloud_train.job.models import BY_NAME, JobSpec
 from cloud_train.job.overrides import apply_overrides, section_of
+from cloud_train.job.user_defaults import NO_DEFAULTS, UserDefaults
 from cloud_train.job.validation_errors import explain, place_of
 from cloud_train.networks.base import ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
@@ -37,6 +38,8 @@ class LoadedJob:
     """The settings of the job's provider: those of the config file, with what ``--set`` changed."""
     absent: Problem | None = None
     """Set if the data is not on this machine; None if it is, if it will be downloaded, or if none is needed."""
+    places: Mapping[Path, Place] = field(default_factory=dict)
+    """Where each value that was given is written."""
 
 
 def load_job(
@@ -47,8 +50,9 @@ def load_job(
     *,
     store: str | None = None,
     absent_data_is_fine: bool = False,
+    defaults: UserDefaults = NO_DEFAULTS,
 ) -> LoadedJob:
-    """Read a job file. Order of precedence: ``provider`` and ``store``, ``overrides``, the config, the file, the default.
+    """Read a job file. Order of precedence: ``provider`` and ``store``, ``overrides``, the config, the file, the user's ``defaults``, ours.
 
     An override whose key begins with a provider's name, such as ``aws.machine``, changes that provider's settings.
 
@@ -58,8 +62,9 @@ def load_job(
     file = path.absolute()
     of_settings = [text for text in overrides if (name := section_of(text)) not in JobSpec.model_fields and is_provider(name)]
     of_job = [text for text in overrides if text not in of_settings]
-    document = _overridden(read_document(path), of_job, config, {"provider": provider, "store": store})
-    spec, problems = _validate(document)
+    written = read_document(path, keeps_duplicates=True)
+    document = _overridden(with_sections(_with_user_defaults(written, defaults)), of_job, config, {"provider": provider, "store": store})
+    spec, problems = spec_of(document)
     examined = Examination() if spec is None else examine(spec, file.parent, wrong=problems)
     absent = [examined.absent] if examined.absent else []
     findings = [*examined.findings, *(absent if not absent_data_is_fine else ())]
@@ -67,12 +72,12 @@ def load_job(
     found = [finding for finding in findings if not any(finding[0][:length] in problems for length in range(len(finding[0]) + 1))]
     problems |= {finding[0]: _located(finding, document) for finding in found}
     settings, misplaced = _settings(config, of_settings, spec.provider) if spec else ({}, [])
-    if problems or misplaced or spec is None:
-        raise JobFileError([*problems.values(), *misplaced])
-    spec = _with_defaults(spec)
+    if problems or misplaced or written.duplicates or spec is None:
+        raise JobFileError([*written.duplicates, *problems.values(), *misplaced])
+    spec = with_defaults(spec)
     origins = _origins(spec, document)
     missing = _located(absent[0], document) if absent else None
-    return LoadedJob(spec, file, file.parent, origins, examined.data, examined.layers, settings, missing)
+    return LoadedJob(spec, file, file.parent, origins, examined.data, examined.layers, settings, missing, document.values)
 
 
 def _settings(config: Config | None, overrides: Sequence[str], provider: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -91,6 +96,29 @@ def _located(finding: Finding, document: Document) -> Problem:
     return Problem(place_of(where, document.values, document.keys), said, wanted)
 
 
+def with_sections(document: Document) -> Document:
+    """The document with a section wherever a job gives only the name that such a section begins with: ``optimizer: adam``."""
+    data, values = dict(document.data), dict(document.values)
+    for path, key in BY_NAME.items():
+        *above, last = path
+        section: Any = data
+        for part in above:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(name := section.get(last), str):
+            if above:
+                (first,) = above
+                section = data[first] = dict(section)
+            section[last] = {key: name}
+            values[(*path, key)] = values.get(path, Place(""))
+    return Document(data, values, document.keys, document.duplicates)
+
+
+def _with_user_defaults(document: Document, defaults: UserDefaults) -> Document:
+    added = {name: value for name, value in defaults.values.items() if name not in document.data}
+    places: dict[Path, Place] = {(name,): defaults.places[name] for name in added}
+    return Document({**document.data, **added}, {**document.values, **places}, document.keys)
+
+
 def _overridden(document: Document, overrides: Sequence[str], config: Config | None, options: Mapping[str, str | None]) -> Document:
     """The document with everything that overrides the file applied, so that all of it is validated in the same way."""
     data, values = dict(document.data), dict(document.values)
@@ -101,10 +129,10 @@ def _overridden(document: Document, overrides: Sequence[str], config: Config | N
     changed = apply_overrides(Document(data, values, document.keys), overrides)
     given = {name: value for name, value in options.items() if value is not None}
     places: dict[Path, Place] = {(name,): Place(f"--{name}") for name in given}
-    return Document({**changed.data, **given}, {**changed.values, **places}, changed.keys)
+    return with_sections(Document({**changed.data, **given}, {**changed.values, **places}, changed.keys))
 
 
-def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
+def spec_of(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
     """The spec and its problems. If there are any, the spec is what remains without them, good only for finding further mistakes."""
     try:
         return JobSpec.model_validate(document.data), {}
@@ -135,7 +163,7 @@ def _without(value: Any, paths: set[Path], here: Path) -> Any:
     return value
 
 
-def _with_defaults(spec: JobSpec) -> JobSpec:
+def with_defaults(spec: JobSpec) -> JobSpec:
     """The spec with the defaults that depend on other fields."""
     if isinstance(spec.model, ScriptModel):
         return spec

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cloud_train.data.registry import Data
-from cloud_train.job.training import CheckpointSpec, TrainSpec
+from cloud_train.job.training import Best, CheckpointSpec, TrainSpec
 from cloud_train.networks.registry import Model
 from cloud_train.spec.types import Accelerator, ByteSize, Count, Duration, Name, PathText, Section, VariableName
 
@@ -74,6 +74,10 @@ class Limits(Section):
     """Time that a program has to save a last checkpoint when it is stopped."""
 
 
+BY_NAME = {("model",): "kind", ("data",): "dataset", ("train", "optimizer"): "name"}
+"""Sections that a job may replace by a single name, and the key that the name is for: ``data: digits``."""
+
+
 class JobSpec(Section):
     """A training job: what to train, on what, how, and where."""
 
@@ -103,3 +107,18 @@ class JobSpec(Section):
     """When an unsuccessful attempt is retried."""
     limits: Limits = Field(default_factory=Limits)
     """When a run is stopped."""
+
+    @property
+    def best(self) -> Best:
+        """What decides which validation is the best, for checkpoints, early stopping and the model alike.
+
+        The metric of ``checkpoint.best``, otherwise that of ``train.early_stopping``, otherwise the loss of a language model; without any
+        of these, its metric is None: accuracy decides, and without one the loss.
+        """
+        best, stopping = self.checkpoint.best, self.train.early_stopping
+        if best.metric is not None:
+            return best
+        if stopping is not None and stopping.metric is not None:
+            return Best(metric=stopping.metric, goal=stopping.goal, keep=best.keep)
+        is_language_model = self.data is not None and self.data.sample_kind == "text"
+        return Best(metric="validation/loss" if is_language_model else None, keep=best.keep)

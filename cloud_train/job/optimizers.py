@@ -1,7 +1,7 @@
 """The ``train.optimizer`` section. A package adds an optimizer as an entry point ``cloud_train.optimizers``."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,11 @@ class OptimizerSection(Section):
         yield from ()
 
 
+def _for(name: str, own: Any, others: Any) -> Any:
+    """A default that is ``own`` for the optimizer ``name``."""
+    return Field(default_factory=lambda known: own if known.get("name") == name else others)
+
+
 class Optimizer(OptimizerSection):
     """How gradients change the weights."""
 
@@ -40,14 +45,16 @@ class Optimizer(OptimizerSection):
     """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), or stochastic gradient
     descent.
     """
-    lr: Positive = 1e-3
-    """Learning rate."""
-    momentum: Share = 0.0
-    """Momentum, for ``sgd``."""
-    nesterov: bool = False
-    """Nesterov's momentum (Sutskever et al., 2013), for ``sgd``."""
-    weight_decay: NonNegative = 0.0
-    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which subtracts it from the weights directly."""
+    lr: Positive = _for("sgd", 1e-2, 1e-3)
+    """Learning rate; if left out, 0.001, for ``sgd`` 0.01."""
+    momentum: Share = _for("sgd", 0.9, 0.0)
+    """Momentum, for ``sgd``; 0.9 if left out."""
+    nesterov: bool = Field(default_factory=lambda known: known.get("name") == "sgd" and bool(known.get("momentum")))
+    """Nesterov's momentum (Sutskever et al., 2013), for ``sgd`` with momentum; true if left out."""
+    weight_decay: NonNegative = _for("adamw", 1e-2, 0.0)
+    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which subtracts it from the weights directly;
+    if left out, 0, for ``adamw`` 0.01.
+    """
     no_decay: tuple[Literal["bias", "norm", "embedding"], ...] = ()
     """Weights that do not decay: biases, the scales of normalizations, embeddings."""
 

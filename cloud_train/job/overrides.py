@@ -14,12 +14,15 @@ from typing import Any
 
 from cloud_train.job.document import Document, parse_value
 from cloud_train.job.models import Retry
+from cloud_train.job.start_from import local_place
 from cloud_train.networks.cnn import CnnModel
 from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path"), ("local", "python")}
 _TEXTS = {("name",), ("provider",), ("resources", "machine"), ("model", "directory"), ("data", "url"), *_PATHS}
+_START: Path = ("train", "start_from")
+_NOTHING = ("", "~", "null")
 _INSTEAD: dict[Path, tuple[tuple[str, str], ...]] = {
     ("train", "steps"): (("train", "epochs"),),
     ("train", "epochs"): (("train", "steps"),),
@@ -63,6 +66,11 @@ def section_of(override: str) -> str:
     return str(path[0]) if path else ""
 
 
+def path_of(override: str) -> Path:
+    """The path that a ``key=value`` sets; empty if it has another form."""
+    return _split(override)[0]
+
+
 def override_text(key: str, value: object) -> str:
     """The ``key=value`` text that sets the field ``key`` to a Python value."""
     if isinstance(value, os.PathLike):
@@ -96,6 +104,8 @@ def _split(text: str) -> tuple[Path, str | None]:
 
 
 def _value(path: Path, text: str, name: str) -> Any:
+    if path == _START and _is_text(path, text) and (place := local_place(text, FilePath.cwd())):
+        return str(place)
     if path in _PATHS and "://" not in text and has_home(text) and not FilePath(text).expanduser().is_absolute():
         return str(FilePath(text).absolute())
     return text if _is_text(path, text) else parse_value(text, name)
@@ -105,6 +115,8 @@ def _is_text(path: Path, text: str) -> bool:
     """Whether a value is taken literally, not as YAML."""
     if (path[:1] == ("env",) and len(path) > 1) or (len(path) > 2 and path[1] in _NAMED_TEXTS):
         return True
+    if path == _START:  # the last characters of a run's id may look like a number
+        return text.strip() not in _NOTHING and not text.lstrip().startswith("{")
     return path in _TEXTS or (path == ("data", "sha256") and bool(_CHECKSUM.fullmatch(text)))
 
 

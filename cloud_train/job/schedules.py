@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cloud_train.spec.problems import Finding
 from cloud_train.spec.registry import Registry
-from cloud_train.spec.types import Cadence, Fraction, Section
+from cloud_train.spec.types import Fraction, Interval, Section
 
 _FIRST = 1 / 25
 """One-cycle: the first rate, as a fraction of the highest; torch's default ``div_factor``."""
@@ -49,9 +49,9 @@ class Schedule(ScheduleSection):
     """``cosine`` falls to 0 along half a cosine wave; ``step`` is multiplied by ``factor`` at intervals; ``one-cycle`` rises and falls
     along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
     """
-    warmup: Cadence | None = None
+    warmup: Interval | None = None
     """Rise linearly from 0 over this many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which has its own rise."""
-    every: Cadence = Cadence(30, "epoch")
+    every: Interval = Interval(30, "epoch")
     """``step``: how often the rate is multiplied, in steps or epochs."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """``step``: what the rate is multiplied by."""
@@ -68,7 +68,7 @@ class Schedule(ScheduleSection):
         """
         warmup = 0
         if self.warmup and self.name != "one-cycle":
-            warmup = _steps(self.warmup, steps_per_epoch)
+            warmup = self.warmup.in_steps(steps_per_epoch)
         if step < warmup:
             return (step + 1) / warmup
         return _MULTIPLIERS[self.name](self, step, last_step, steps_per_epoch, warmup)
@@ -99,7 +99,7 @@ def _cosine(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int,
 
 
 def _stepwise(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
-    return float(schedule.factor ** (step // _steps(schedule.every, steps_per_epoch)))
+    return float(schedule.factor ** (step // schedule.every.in_steps(steps_per_epoch)))
 
 
 def _one_cycle(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
@@ -111,11 +111,6 @@ def _one_cycle(schedule: Schedule, step: int, last_step: int, steps_per_epoch: i
 
 def _half_wave(start: float, end: float, part: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
-
-
-def _steps(cadence: Cadence, steps_per_epoch: int) -> int:
-    """A length in steps; ``check`` rejects lengths in seconds."""
-    return int(cadence.count) * (steps_per_epoch if cadence.unit == "epoch" else 1)
 
 
 _MULTIPLIERS: dict[str, Callable[[Schedule, int, int, int, int], float]] = {

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from cloud_train.job.config import ConfigFile, config_model
-from cloud_train.job.models import JobSpec
+from cloud_train.job.models import BY_NAME, JobSpec
 from cloud_train.spec.types import Section, Shorthand
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -23,7 +23,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def job_schema() -> dict[str, Any]:
     """The schema of a job file, JSON Schema draft 2020-12."""
-    return _schema(JobSpec, "cloud-train job")
+    schema = _schema(JobSpec, "cloud-train job")
+    for *above, name in BY_NAME:
+        fields = schema["$defs"]["TrainSpec"]["properties"] if above else schema["properties"]
+        described = fields[name].pop("description", None)
+        fields[name] = {"anyOf": [fields[name], {"type": "string"}], **({"description": described} if described else {})}
+    return schema
 
 
 def config_schema(sections: Mapping[str, type[BaseModel]] | None = None) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class GcpSettings(CloudSettings):
     max_wait: Duration | None = None
     """Longest time in that queue; one day if left out, and ``0 s`` for no limit."""
     persistent_resource: Annotated[str, Field(pattern=forms.GCP_PERSISTENT)] | None = None
-    """ID of a persistent resource whose machines run the jobs. It has to have machines of the job's type."""
+    """ID of a persistent resource whose machines run the jobs. It must have machines of the job's type."""
     web_access: bool = False
     """Let users with access to the job open a shell on its machines (``enableWebAccess``)."""
     tensorboard: Annotated[str, Field(pattern=forms.GCP_TENSORBOARD)] | None = None
@@ -159,6 +159,10 @@ class GcpSettings(CloudSettings):
     base_output_directory: Annotated[str, Field(pattern=forms.GCS_FOLDER)] | None = None
     """Folder in a bucket from which Vertex AI makes the variables ``AIP_MODEL_DIR``, ``AIP_CHECKPOINT_DIR`` and ``AIP_TENSORBOARD_LOG_DIR``
     for the program. cloud-train writes nothing there.
+    """
+    quota_project: Annotated[str, Field(pattern=forms.GCP_PROJECT)] | None = None
+    """Project that pays for the machines' requests to the store, for a bucket whose requester pays: their ``GOOGLE_CLOUD_QUOTA_PROJECT``.
+    The service account needs ``serviceusage.services.use`` there. Where you submit, set that variable too.
     """
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the jobs, in addition to cloud-train's own."""
@@ -188,7 +192,7 @@ class AzureSettings(CloudSettings):
     """Instance type of an attached Kubernetes cluster (``compute``); the cluster's default if left out."""
     identity: Annotated[str, Field(pattern=forms.AZURE_IDENTITY)] | None = None
     """Client ID of the managed identity that the machines use to access the store and the image; if left out, a cluster's own identity.
-    ``user`` for the identity of the user who submits the job. Serverless compute requires one of both. docs/clouds/azure.md has its roles.
+    ``user`` for the identity of the user who submits the job. Serverless compute requires either. docs/clouds/azure.md has its roles.
     """
     docker_args: Text | None = None
     """Further arguments of ``docker run`` on the machines, such as ``--ulimit memlock=-1``."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from cloud_train.job.optimizers import OPTIMIZERS, NonNegative, Optimizer, OptimizerSection, Positive
 from cloud_train.job.schedules import SCHEDULES, Schedule, ScheduleSection
-from cloud_train.spec.types import Cadence, Count, Fraction, MetricName, Section, Share
+from cloud_train.spec.types import Cadence, Count, Fraction, Interval, MetricName, PathText, Section, Seed, Sha256, Share, Url
 
 _FAST_DEV_STEPS = 2
 
@@ -16,7 +16,7 @@ class EarlyStopping(Section):
     """Stop training when a metric no longer improves."""
 
     metric: MetricName | None = None
-    """The metric, such as ``validation/loss``; the one that ranks checkpoints if left out."""
+    """The metric, such as ``validation/loss``; it also decides which checkpoint is the best. If left out, ``checkpoint.best`` decides."""
     goal: Literal["min", "max"] | None = None
     """Whether lower or higher is better; inferred from the metric's name if left out."""
     patience: Count = 3
@@ -25,15 +25,30 @@ class EarlyStopping(Section):
     """Smallest change of the metric that counts as an improvement."""
 
 
+class WebWeights(Section):
+    """A file of weights on a web server, downloaded when the run starts unless it is cached."""
+
+    url: Url
+    """Its URL."""
+    sha256: Sha256
+    """Its SHA-256, in hexadecimal."""
+
+
 class TrainSpec(Section):
     """How long and how to train the built-in models."""
 
+    start_from: PathText | WebWeights | None = None
+    """Begin with weights that were trained before, instead of random ones: a run, by its id or the URL of its directory; a fetched model's
+    folder, or a file of weights (safetensors, or a ``state_dict`` saved by torch), relative to the job file; or ``url`` and ``sha256`` of
+    such a file on a web server, also written ``https://…#sha256=…``. Layers of another shape, such as those for other classes, begin with
+    random weights.
+    """
     epochs: Count | None = None
     """Passes over the training data; 5 unless ``steps`` is given."""
     steps: Count | None = None
     """Optimizer steps, instead of ``epochs``."""
     batch_size: Count = 64
-    """Samples, lines or sequences of text in one step, across all processes."""
+    """Samples, lines or sequences of text in one step, across all processes; at most, because an epoch is divided evenly."""
     accumulate: Count = 1
     """Process each step's batch in this many parts, one after another: the same step in a fraction of the memory."""
     optimizer: Annotated[OptimizerSection, OPTIMIZERS] = Field(default_factory=Optimizer)
@@ -52,7 +67,9 @@ class TrainSpec(Section):
     """Keep an exponential moving average of the weights with this decay, such as 0.999; the average is validated and saved as the model."""
     early_stopping: EarlyStopping | None = None
     """Stop training when it no longer improves."""
-    evaluate: Cadence = Cadence(1, "epoch")
+    deliver: Literal["best", "last"] | None = None
+    """The model of the run: that of the best validation, or the last one; if left out, ``best`` with early stopping, otherwise ``last``."""
+    evaluate: Interval = Interval(1, "epoch")
     """How often to validate, in epochs or steps; the end of the run is always validated."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the arithmetic: the weights stay in fp32, and fp16 uses a gradient scaler."""
@@ -68,8 +85,13 @@ class TrainSpec(Section):
     """Two steps, two batches of validation, a checkpoint and the model: a quick test of the whole job."""
     tensorboard: bool = True
     """Write TensorBoard event files in addition to the metrics."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of every random choice."""
+    seed: Seed = 0
+    """Seed of every random choice in the training. The samples that are held out for validation are chosen by ``data.seed``."""
+
+    @property
+    def delivers_best(self) -> bool:
+        """Whether the model of the run is that of the best validation."""
+        return (self.deliver or ("best" if self.early_stopping else "last")) == "best"
 
     @property
     def schedule_section(self) -> ScheduleSection:
@@ -79,7 +101,7 @@ class TrainSpec(Section):
     def steps_per_epoch(self, train_samples: int | None) -> int | None:
         """Optimizer steps in one pass over the training samples; None if their number is unknown.
 
-        The last batch may be smaller; with ``carry_state`` every batch is full, and the remaining samples are left out.
+        With ``carry_state`` every batch is full, and the remaining samples are left out.
         """
         if train_samples is None:
             return None
@@ -103,7 +125,9 @@ class Best(Section):
     """Which checkpoints are the best."""
 
     metric: MetricName | None = None
-    """The metric that ranks them, such as ``validation/loss``; if left out, ``validation/accuracy``, or ``validation/loss`` without one."""
+    """The metric that ranks them, such as ``validation/loss``; if left out, that of ``train.early_stopping``; otherwise the loss of a
+    language model, and the accuracy of others.
+    """
     goal: Literal["min", "max"] | None = None
     """Whether lower or higher is better; inferred from the metric's name if left out."""
     keep: Count = 1
@@ -114,7 +138,7 @@ class CheckpointSpec(Section):
     """When to save, and how much to keep."""
 
     every: Cadence = Cadence(1, "epoch")
-    """How often a checkpoint is written."""
+    """How often a checkpoint is written; the built-in trainers also write one after each validation that is the best so far."""
     keep: Count = 3
     """Newest checkpoints kept."""
     best: Best = Field(default_factory=Best)

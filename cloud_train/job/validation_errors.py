@@ -173,7 +173,8 @@ def _explain_component(kind: str, context: Mapping[str, Any], path: Path, place:
         noun, name, wanted = context["noun"], context["name"], context["known"]
     else:  # a name that is not text
         noun, name, wanted = path[-1], context["tag"], [word.strip(" '") for word in context["expected_tags"].split(",")]
-    return Problem(place, f"unknown {noun} {_quoted(name)}", f"one of {', '.join(wanted)}", nearest(name, wanted))
+    own = "; for a program of your own, kind: script" if noun in ("kind", "dataset") else ""
+    return Problem(place, f"unknown {noun} {_quoted(name)}", f"one of {', '.join(wanted)}{own}", nearest(name, wanted))
 
 
 def _registry_of(path: Path) -> Registry[Any] | None:

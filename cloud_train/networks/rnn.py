@@ -12,6 +12,8 @@ from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.types import Count, Share
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
+_MOST_ONE_HOT = 256
+_USUAL_EMBEDDING = 64
 _LARGE_BATCH_BYTES = 256 << 20
 """A larger batch gets a note in the plan."""
 
@@ -27,8 +29,10 @@ class RnnModel(ModelSection):
     """Width of the hidden state."""
     layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Recurrent layers on top of each other."""
-    embedding_size: Count | None = None
-    """Width of a learned embedding of characters or words; without it they are one-hot encoded."""
+    embedding_size: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    """Width of a learned embedding of characters or words; with 0 they are one-hot encoded. If left out, 64 where there are more than 256
+    of them, otherwise 0; for the ``linear`` cell always 0.
+    """
     dropout: Share = 0.0
     """Fraction of each layer's outputs that is dropped, in training."""
     bidirectional: bool = False
@@ -37,6 +41,12 @@ class RnnModel(ModelSection):
     reads: ClassVar[tuple[SampleKind, ...]] = ("text", "lines")
     builder: ClassVar[str] = "cloud_train.training.models.rnn:build_rnn"
     default_clip_norm: ClassVar[float] = 1.0
+
+    def width_of_embedding(self, inputs: int) -> int:
+        """The width of the embedding of ``inputs`` distinct tokens; 0 if they are one-hot encoded."""
+        if self.embedding_size is not None:
+            return self.embedding_size
+        return _USUAL_EMBEDDING if inputs > _MOST_ONE_HOT and self.cell != "linear" else 0
 
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
         """The layers of a language model, or of a line classifier if the data has ``tokens``. Raises FieldError as ``check`` does."""
@@ -50,13 +60,13 @@ class RnnModel(ModelSection):
 
     def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
         """A note on one-hot encoding of many distinct tokens, which takes a surprising amount of memory."""
-        if self.embedding_size or not data.tokens:
+        if not data.tokens or self.width_of_embedding(data.tokens) or self.cell == "linear":
             return
         batch_bytes = batch_size * data.sample_shape[0] * data.tokens * 4
         if batch_bytes > _LARGE_BATCH_BYTES:
             yield (
-                f"model.embedding_size is not set: each of the {data.tokens:,} tokens is a one-hot vector, and a batch of the longest"
-                f" lines takes {batch_bytes / 1e9:,.1f} GB; embedding_size: 64 needs far less"
+                f"model.embedding_size is 0: each of the {data.tokens:,} tokens is a one-hot vector, and a batch of the longest"
+                f" lines takes {batch_bytes / 1e9:,.1f} GB; without embedding_size it needs far less"
             )
 
     def _check_direction(self, *, is_language_model: bool) -> Iterator[Finding]:
@@ -87,8 +97,8 @@ def _line_classifier(model: RnnModel, tokens: int, classes: int) -> Iterator[Lay
 
 def _recurrent(model: RnnModel, inputs: int) -> Iterator[LayerFacts]:
     """Embedding and recurrent layers, with the dropout between them."""
-    if model.embedding_size:
-        yield LayerFacts("embedding", "Embedding", ("T", model.embedding_size), inputs * model.embedding_size)
+    if embedding := model.width_of_embedding(inputs):
+        yield LayerFacts("embedding", "Embedding", ("T", embedding), inputs * embedding)
     hidden, directions = model.hidden_size, _directions(model)
     for number, width in enumerate(_input_widths(model, inputs)):
         if number and model.dropout:
@@ -108,7 +118,7 @@ def _last_dropout(model: RnnModel, shape: tuple[int | str, ...]) -> LayerFacts:
 
 def _input_widths(model: RnnModel, inputs: int) -> list[int]:
     """Input width of each layer, per step."""
-    return [model.embedding_size or inputs] + [model.hidden_size * _directions(model)] * (model.layers - 1)
+    return [model.width_of_embedding(inputs) or inputs] + [model.hidden_size * _directions(model)] * (model.layers - 1)
 
 
 def _directions(model: RnnModel) -> int:

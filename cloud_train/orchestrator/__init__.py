@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         console,
         doctor,
         following,
+        given_values,
         home,
         listing,
         packaging,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
         state,
         stopping,
         submitting,
+        summaries,
         syncing,
+        uploading,
         visiting,
     )
 else:
@@ -51,6 +54,7 @@ __all__ = [
     "console",
     "doctor",
     "following",
+    "given_values",
     "home",
     "listing",
     "packaging",
@@ -65,6 +69,8 @@ __all__ = [
     "state",
     "stopping",
     "submitting",
+    "summaries",
     "syncing",
+    "uploading",
     "visiting",
 ]

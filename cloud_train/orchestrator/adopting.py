@@ -17,7 +17,7 @@ from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import open_ledger
-from cloud_train.orchestrator.moving import new_place
+from cloud_train.orchestrator.moving import finish, new_place
 from cloud_train.orchestrator.run_directory import read_record, read_record_bytes, read_status
 from cloud_train.orchestrator.state import read
 from cloud_train.run import documents, layout
@@ -88,12 +88,12 @@ def adopt(
         raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
     with open_ledger(home) as ledger:
         known = _known(ledger, run_id)
-        if known is not None and _is_elsewhere(known, store_url):
-            ledger.forget(run_id)
-            known = None
-        if known is None:
+        replaces = known is not None and _is_elsewhere(known, store_url)
+        if known is not None and replaces and has_directory(known.store, run_id):
+            finish(store_at(known.store), store_at(store_url), run_id, f"{store_url}/{run_id}")
+        if known is None or replaces:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
-            ledger.adopt(replace(entry, settings=settings).launched(found_reference(home, entry, settings)))
+            ledger.adopt(replace(entry, settings=settings).launched(found_reference(home, entry, settings)), replaces=replaces)
         elif known.store.rstrip("/") != store_url:
             raise tracked_in(known.store, run_id)
         elif _is_changed(ledger, store_url, run_id):

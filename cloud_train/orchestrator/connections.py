@@ -19,6 +19,8 @@ CLOUD_PAUSE_SECONDS = 2.0
 """Pause between two reads of a cloud's store, where every request costs money."""
 _PATIENCE_SECONDS = 30.0
 """How long an unreachable store is retried while a user waits at a terminal."""
+PATIENCE_WITH_MANY_SECONDS = 3.0
+"""The same for what a list of runs can do without."""
 _MOST_LOOKS = 20
 """Attempts of a follower. Each takes ``_PATIENCE_SECONDS`` while the store is unreachable, ten minutes in total."""
 
@@ -39,9 +41,12 @@ def _loaded(name: str, folder: Path) -> Provider:
 
 
 @lru_cache(maxsize=16)
-def store_at(url: str) -> Store:
-    """The store at ``url``, opened once: a command that polls reuses its credentials and connections."""
-    return open_store(url, RetryPolicy(time_limit=_PATIENCE_SECONDS))
+def store_at(url: str, patience_seconds: float | None = None) -> Store:
+    """The store at ``url``, opened once: a command that polls reuses its credentials and connections.
+
+    ``patience_seconds``: how long a request is repeated while the store cannot be reached, by default half a minute.
+    """
+    return open_store(url, RetryPolicy(time_limit=_PATIENCE_SECONDS if patience_seconds is None else patience_seconds))
 
 
 def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Callable[[float], None]) -> Result:

@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -13,8 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from cloud_train.errors import CloudTrainError
+from cloud_train import locks
+from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.job.config import Config
+from cloud_train.job.user_defaults import read_user_defaults
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
@@ -29,7 +31,7 @@ from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.plan import Plan
 from cloud_train.storage.probing import probe
-from cloud_train.storage.registry import open_store, scheme_of
+from cloud_train.storage.registry import folder_of, open_store, scheme_of
 from cloud_train.version import __version__
 
 _TRAINING = {
@@ -78,11 +80,15 @@ def examine(
         stores = [plan.store]
     if place and place.store and not stores:
         stores = [place.store]
+    defaults, of_defaults = _defaults(home)
+    if not stores and "store" in defaults:
+        stores = [defaults["store"]]
     return [
         _python(),
         *_training(),
         _home(home),
         _ledger(home),
+        *of_defaults,
         *(finding for url in stores or [_DEFAULT_STORE] for finding in _store(url, store_seconds)),
         *_providers(home),
         *(_job(home, plan) if plan else _settings(home, place) if place else ()),
@@ -111,11 +117,31 @@ def _training() -> Iterator[Finding]:
 
 def _home(home: Home) -> Finding:
     problem = _write_problem(home.folder)
+    if not problem and (problem := _lock_problem(home.folder)):
+        return Finding("home", "error", problem, "set CLOUD_TRAIN_HOME to a folder on a local disk, or mount this one with locks")
     if problem:
         return Finding(
             "home", "error", f"{home.folder}: {problem}", "make it writable or free some space, or set CLOUD_TRAIN_HOME to another folder"
         )
     return Finding("home", "ok", str(home.folder))
+
+
+def _defaults(home: Home) -> tuple[Mapping[str, str], list[Finding]]:
+    """The user's own defaults, and a finding about each that is set, or about the mistakes in them."""
+    try:
+        read = read_user_defaults(home.folder)
+    except CloudTrainError as error:
+        return {}, [Finding("defaults", "error", error.message, error.hint or "correct the file, or remove it")]
+    return read.values, [Finding(f"default {name}", "ok", f"{value} ({read.places[name]})") for name, value in read.values.items()]
+
+
+def _lock_problem(folder: Path) -> str:
+    """Why no file in the folder can be locked; empty if one can be."""
+    try:
+        locks.check(_existing(folder))
+    except StoreError as error:
+        return error.message
+    return ""
 
 
 def _ledger(home: Home) -> Finding:
@@ -134,7 +160,10 @@ def _ledger(home: Home) -> Finding:
 
 def _store(url: str, seconds: float) -> Iterator[Finding]:
     if scheme_of(url) == "file":
-        yield _folder(Path(url.removeprefix("file://")).expanduser())
+        try:
+            yield _folder(folder_of(url))
+        except CloudTrainError as error:
+            yield Finding("store", "error", error.message, error.hint or "")
         return
     try:
         steps = probe(open_store(url, RetryPolicy(time_limit=seconds)))
@@ -154,6 +183,8 @@ def _folder(folder: Path) -> Finding:
         return Finding(
             "store", "error", f"{folder}: {problem}", "make it writable or free some space, or name another folder with --store FOLDER"
         )
+    if problem := _lock_problem(folder):
+        return Finding("store", "error", problem, "name a folder on a local disk with --store FOLDER, or mount this one with locks")
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     if free < _LITTLE_SPACE_BYTES:
@@ -194,7 +225,8 @@ def _job(home: Home, plan: Plan) -> Iterator[Finding]:
         yield Finding(f"{plan.provider} job", "error", problem, "correct it in the job file or the config file")
     if not refused:
         yield Finding(f"{plan.provider} job", "ok", f"{plan.job_file} can be submitted, as far as can be known here")
-    yield from (Finding(f"{plan.provider} job", "warning", remark) for remark in plan.remarks)
+    unmet = [note for note in plan.notes if note.startswith("resources.")]
+    yield from (Finding(f"{plan.provider} job", "warning", remark) for remark in (*plan.remarks, *unmet))
     try:
         provider = provider_at(home, plan.provider)
         checks = [provider.diagnose(plan.provider_settings, plan.store)] if isinstance(provider, Diagnosed) else []

@@ -3,17 +3,21 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.reconcile import looking_at
-from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.run_directory import changes_in, read_record
+from cloud_train.orchestrator.summaries import goal_of
 from cloud_train.run import layout
 from cloud_train.run.metrics import GLANCE_BYTES, MOST_BYTES, MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
+from cloud_train.run.starting_point import StartingPoint
 from cloud_train.run.states import State
 from cloud_train.run.streams import LogReader
 from cloud_train.run.view import RunView
@@ -46,6 +50,13 @@ class Progress:
     """The rest of the previous attempt's output, which precedes ``output``, if this update is the first of another attempt."""
     points: tuple[MetricPoint, ...] = ()
     """Metrics since the previous update, at most the newest 100,000."""
+    changes: tuple[dict[str, Any], ...] = ()
+    """What ``resume`` changed: ``{"attempt", "set", "code"}``, the first attempt with it, the values as ``key=value``, and the identity of
+    a script's code as it then was, or None."""
+    starts_from: dict[str, str] | None = None
+    """The weights that the run began with: ``{"source", "sha256"}``; None for random ones."""
+    rejected: str = ""
+    """How many lines of the attempt's metrics were not understood, of those read so far, and the first of them; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,11 @@ def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None
             return Progress(entry.view(), step=None, total_steps=None, epoch=None, epochs=None)
 
 
+def _starts_from(record: RunRecord | None) -> dict[str, str] | None:
+    start = StartingPoint.from_plan(record.plan) if record else None
+    return {"source": start.source, "sha256": start.weights.sha256} if start else None
+
+
 class _Watch:
     """The state that following keeps between two updates."""
 
@@ -162,7 +178,7 @@ class _Watch:
             self._begin(view)
         # The state was read before the metrics and the output: nothing is added to them after an end, so nothing is missed.
         output = self._read(points)
-        total, epochs = self._goal()
+        total, epochs = goal_of(self._record) if self._record else (None, None)
         step = self._pace.step
         remaining = total - step if total is not None and step is not None else None
         rate = self._pace.steps_per_second
@@ -178,6 +194,9 @@ class _Watch:
             output=output,
             earlier_output=earlier,
             points=tuple(points),
+            changes=tuple(changes_in(self._record.provenance)) if self._record else (),
+            starts_from=_starts_from(self._record),
+            rejected=str(self._metrics.rejected),
         )
 
     def _read(self, points: deque[MetricPoint]) -> bytes:
@@ -203,17 +222,8 @@ class _Watch:
         self._metrics = MetricsReader(store, view.run_id, view.attempt, most_bytes=most_bytes)
         self._log = LogReader(store, f"{view.run_id}/{layout.output_log(view.attempt)}")
         self._pace = _Pace()
-        if self._record is None:
-            try:
-                self._record = read_record(store, view.run_id)
-            except CloudTrainError:
-                self._record = None  # without a run directory, only the ledger's view can be shown
-
-    def _goal(self) -> tuple[int | None, int | None]:
-        if self._record is None:
-            return None, None
-        train = self._record.job.get("train", {})
-        return self._record.plan.get("total_steps"), train.get("epochs")
+        with suppress(CloudTrainError):  # without a run directory, only the ledger's view can be shown
+            self._record = read_record(store, view.run_id)  # for each attempt: ``resume`` may have changed it
 
 
 class _Pace:

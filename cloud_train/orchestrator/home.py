@@ -1,9 +1,11 @@
 """The folder on this machine for the ledger and the local provider's files: ``$CLOUD_TRAIN_HOME``, or ``~/.cloud-train``."""
 
-import os
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Self
+
+from cloud_train.spec.paths import home_folder
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,13 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """``$CLOUD_TRAIN_HOME`` if it is set, otherwise ``~/.cloud-train``."""
-        return cls(Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser().absolute())
+        """``$CLOUD_TRAIN_HOME`` if it is set, otherwise ``~/.cloud-train``. Raises UsageError."""
+        return cls(home_folder())
+
+    @classmethod
+    def at(cls, folder: str | PathLike[str]) -> Self:
+        """Another folder; ``~`` is replaced. Raises UsageError."""
+        return cls(home_folder({"CLOUD_TRAIN_HOME": fspath(folder)}))
 
     @property
     def ledger_path(self) -> Path:

@@ -7,7 +7,8 @@ from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Listing, Observer, observe_all
-from cloud_train.orchestrator.state import launch_of, read
+from cloud_train.orchestrator.side_by_side import Directories
+from cloud_train.orchestrator.state import has_continued, launch_of, read
 from cloud_train.providers.base import Observation
 from cloud_train.run.ledger_entry import Entry
 from cloud_train.run.ledger_file import REPAIR
@@ -19,15 +20,23 @@ from cloud_train.storage.base import NotPlainError
 Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
 """Checks a run: ``read``, which only reads, or ``reconcile``, which also acts."""
 
+_MOST_CHECKED = 200
+"""Of the listed runs that ended without success, so many of the newest are checked for an attempt from another machine."""
 
-def select(home: Home, text: str | None) -> str:
-    """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several."""
+
+def select(home: Home, text: str | None, *, latest: bool = False) -> str:
+    """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several.
+
+    With ``latest``, the name of a job alone means its newest run.
+    """
     with read_ledger(home) as ledger:
         if text is None:
             last = ledger.last_submitted()
             if last is None:
                 raise NotFoundError("no runs yet", hint="start one with: cloud-train submit JOB.yaml")
             return last
+        if latest and (newest := ledger.newest_called(text)) is not None:
+            return newest
         fitting = ledger.matching(text)
     if text in fitting:
         return text
@@ -39,25 +48,38 @@ def select(home: Home, text: str | None) -> str:
     return fitting[0]
 
 
-def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+def read_runs(
+    home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None, *, name: str | None = None, check_ended: bool = True
+) -> Iterator[RunView]:
     """The current state of the newest runs, as ``each_of`` yields them."""
     with read_ledger(home) as ledger:
-        yield from each_of(home, ledger, read, limit, note)
+        yield from each_of(home, ledger, read, limit, note, name=name, check_ended=check_ended)
 
 
-def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> Iterator[RunView]:
-    """The newest runs, newest first, each checked with ``look_at`` when it is needed.
+def each_of(
+    home: Home,
+    ledger: LedgerReader,
+    look_at: Look,
+    limit: int | None,
+    note: Callable[[str], None],
+    *,
+    name: str | None = None,
+    check_ended: bool = True,
+) -> Iterator[RunView]:
+    """The newest runs, with ``name`` only those of that job, newest first, each checked with ``look_at`` when it is needed.
 
-    A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
+    With ``check_ended``, the newest 200 of the runs that ended without success are checked too, because another machine may have resumed
+    them. A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
     """
     unreachable: set[str] = set()
     damaged: list[str] = []
-    entries: Iterable[Entry] = ledger.each(limit, damaged)
+    entries: Iterable[Entry] = ledger.each(limit, damaged, name=name)
     if limit is not None:
         entries = list(entries)
     listing = Listing(_observe_clouds(home, ledger.unfinished() if limit is None else entries, note))
-    for entry in entries:
-        if entry.state.is_end or entry.store in unreachable:
+    directories = Directories(note)
+    for entry, is_continued in directories.each(entries, has_continued, _can_be_resumed(_MOST_CHECKED if check_ended else 0)):
+        if (entry.state.is_end and not is_continued) or entry.store in unreachable:
             yield entry.view()
             continue
         try:
@@ -71,6 +93,20 @@ def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, 
             yield entry.view()
     for run_id in damaged:
         note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
+
+
+def _can_be_resumed(most: int) -> Callable[[Entry], bool]:
+    """Whether another machine may have resumed a run that has ended; never for more than ``most`` runs."""
+    left = most
+
+    def is_wanted(entry: Entry) -> bool:
+        nonlocal left
+        if not entry.state.is_end or entry.state is State.SUCCEEDED or left == 0:
+            return False
+        left -= 1
+        return True
+
+    return is_wanted
 
 
 def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:

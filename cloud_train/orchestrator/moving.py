@@ -1,20 +1,24 @@
 """Moving a run to another store, with its newest valid checkpoint and the logs of earlier attempts, so that it can continue there.
 
 The move claims the next attempt in the old place before it copies anything, and closes that claim when everything is copied: one
-conditional write decides between it and a resume in the old place, or another move. A move that is interrupted before that leaves the run
-in its old place, and can be repeated. Afterwards, the claim and the file ``moved`` name the new place.
+conditional write decides between it and a resume in the old place or another move. A move that is interrupted before that leaves the run
+in its old place, and can be repeated. Afterwards, the claim and the file ``moved`` name the new place. Until then, ``moved`` in the new
+place names the old one, so that the run is not continued there. An unfinished move leaves its copies: another move to the same place may
+have written the same files.
 """
 
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cloud_train.errors import ConflictError, CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
-from cloud_train.orchestrator.run_directory import read_record_bytes
+from cloud_train.orchestrator.run_directory import read_record_bytes, read_status
+from cloud_train.orchestrator.starting import copy_between
 from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import check_branch, places_in_store
 from cloud_train.run.fencing import ancestor_in
@@ -26,7 +30,8 @@ from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream, segment_key, stream_of
 from cloud_train.run.succession import Branch
-from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectExistsError, ObjectMissingError, Store
+from cloud_train.run.view import MOVED
+from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectExistsError, ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
 from cloud_train.storage.transfer.uploading import Upload, upload
 
@@ -37,10 +42,18 @@ _DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
 """An attempt's files other than logs and metrics."""
 
 
-def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
+def move(
+    ledger: Ledger,
+    plan: Plan,
+    source_url: str,
+    note: Note,
+    keep: Callable[[bytes], None] = lambda _: None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> Plan:
     """Copy everything that ``plan`` needs to continue from ``source_url`` to its own store, write ``run.json`` there, update the ledger.
 
-    Returns the plan with the SHA-256 of that ``run.json``.
+    Returns the plan with the SHA-256 of that ``run.json``, of which ``keep`` gets a copy; ``provenance`` is added to the run's own.
 
     Raises StoreError, ConflictError if another command has resumed or moved the run meanwhile, and CorruptError if a checkpoint is damaged.
     """
@@ -56,34 +69,80 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
         plan.job.model_dump(mode="json"),
         plan.program,
         plan.facts(),
-        {**old.provenance, **({"moved_from": place} if is_elsewhere else {})},
+        {**old.provenance, **({"moved_from": place} if is_elsewhere else {}), **(provenance or {})},
     )
     written = record.to_json()
     sha256 = sha256_of(written)
-    claim = _copied(source, target, plan, note) if is_elsewhere else None
+    arrival = _copied(source, target, plan, place, note) if is_elsewhere else None
     ledger.know_record(plan.run_id, sha256_of(before), RecordKind.SEEN)  # both are expected here until the move is complete
     ledger.know_record(plan.run_id, sha256, RecordKind.OWN)
-    target.delete(f"{plan.run_id}/{layout.MOVED}")
-    target.put(f"{plan.run_id}/{layout.RUN}", written)
-    if claim is not None:
-        try:
-            claim.close()
-        except ConflictError:
-            target.delete(f"{plan.run_id}/{layout.RUN}")  # otherwise the run could be adopted from there
-            raise
-        source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
+    keep(written)
+    if arrival is not None:
+        arrival.complete(written)
+    else:
+        target.delete(f"{plan.run_id}/{layout.MOVED}")
+        target.put(f"{plan.run_id}/{layout.RUN}", written)
     settings = plan.provider_settings
     ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=settings, record_sha256=sha256, token=plan.token)
     return replace(plan, record_sha256=sha256)
 
 
-def _copied(source: Store, target: Store, plan: Plan, note: Note) -> "_Claim":
-    """Claim the attempt in the old place, and copy what it needs to the new one."""
+def _copied(source: Store, target: Store, plan: Plan, place: str, note: Note) -> "_Arrival":
+    """Claim the attempt in the old ``place``, and copy what it needs to the new one."""
     _refuse_foreign(target, plan)
-    claim = _Claim(source, plan)
+    arrival = _Arrival(source, target, plan)
+    target.put(f"{plan.run_id}/{layout.MOVED}", f"{place}\n".encode())
     _copy_attempts(source, target, plan, note)
     _copy_newest_checkpoint(source, target, plan, note)
-    return claim
+    copy_between(source, target, plan)
+    return arrival
+
+
+class _Arrival:
+    """The last steps of a move: ``run.json`` in the new place, the decision, and the marks that say where the run is."""
+
+    def __init__(self, source: Store, target: Store, plan: Plan) -> None:
+        """Claim the attempt. Raises ConflictError if it has been claimed already, and StoreError."""
+        self._source, self._target, self._run_id = source, target, plan.run_id
+        self._place = f"{plan.store.rstrip('/')}/{plan.run_id}"
+        self._seen = _version(target, f"{plan.run_id}/{layout.RUN}")  # before the claim, so that any later claim sees what is written here
+        self._claim = _Claim(source, plan)
+
+    def complete(self, record: bytes) -> None:
+        """Write ``run.json`` and complete the move. Raises StoreError, and ConflictError if the run was resumed or moved meanwhile."""
+        try:
+            self._write(record)
+            self._claim.close()
+        except ConflictError:
+            finish(self._source, self._target, self._run_id, self._place)  # the other command may have moved it to the same place
+            raise
+        self._target.delete(f"{self._run_id}/{layout.MOVED}")
+        self._source.put(f"{self._run_id}/{layout.MOVED}", f"{self._place}\n".encode())
+
+    def _write(self, record: bytes) -> None:
+        key = f"{self._run_id}/{layout.RUN}"
+        try:
+            if self._seen is None:
+                self._target.create(key, record)
+            else:
+                self._target.replace(self._seen, record)
+        except (ObjectExistsError, ObjectChangedError, ObjectMissingError) as error:
+            raise self._claim.conflict("another command was moving it to the same place") from error
+
+
+def _version(store: Store, key: str) -> ObjectInfo | None:
+    try:
+        return store.stat(key)
+    except ObjectMissingError:
+        return None
+
+
+def finish(source: Store, target: Store, run_id: str, place: str) -> None:
+    """Remove the mark of a move that was not complete from the new ``place``, if the move has been decided after all. Raises StoreError."""
+    newest = max((documents.attempt_number(name) or 0 for name in source.folders(f"{run_id}/{layout.ATTEMPTS}/")), default=0)
+    status = read_status(source, run_id, newest)
+    if status is not None and status.closed and status.moved_to == place:
+        target.delete(f"{run_id}/{layout.MOVED}")
 
 
 def _is_same(source: Store, target: Store, run_id: str) -> bool:
@@ -93,7 +152,7 @@ def _is_same(source: Store, target: Store, run_id: str) -> bool:
         return source.url == target.url
     try:
         return here.samefile(there)
-    except OSError:  # there is none
+    except OSError:  # one of them does not exist
         return False
 
 
@@ -105,11 +164,11 @@ class _Claim:
         self._source, self.run_id = source, plan.run_id
         now, place = time.time(), f"{plan.store.rstrip('/')}/{plan.run_id}"
         status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=plan.token, moved_to=place)
-        self._status = status.ended_with(Cause.INFRASTRUCTURE, f"being moved to {place}", now)
+        self._status = status.ended_with(Cause.INFRASTRUCTURE, f"being {MOVED}{place}", now)
         try:
             self._seen = source.create(f"{plan.run_id}/{layout.status(plan.attempt)}", self._status.to_json())
         except ObjectExistsError as error:
-            raise self._conflict("another command has resumed it") from error
+            raise self.conflict("another command has resumed it") from error
 
     def close(self) -> None:
         """Complete the move. Raises ConflictError if the run has been resumed in the old place meanwhile, and StoreError."""
@@ -117,14 +176,18 @@ class _Claim:
             moved = replace(self._status, message=self._status.message.removeprefix("being "), closed=True)
             self._source.replace(self._seen, moved.to_json())
         except (ObjectChangedError, ObjectExistsError, ObjectMissingError) as error:
-            raise self._conflict("it was resumed in its old place meanwhile") from error
+            raise self.conflict("it was resumed in its old place meanwhile") from error
 
-    def _conflict(self, why: str) -> ConflictError:
+    def conflict(self, why: str) -> ConflictError:
+        """The error for a run that was not moved."""
         return ConflictError(f"{self.run_id} was not moved: {why}", hint=f"check with: cloud-train status {self.run_id}")
 
 
 def new_place(store_url: str, run_id: str) -> str | None:
-    """The URL of the run directory that the one in this store was moved to; None if it was not. Raises StoreError."""
+    """The URL of the run directory in which the run of this store continues: it was moved there, or its move from there is not complete.
+
+    None if it continues here. Raises StoreError.
+    """
     try:
         return documents.read_text(store_at(store_url), f"{run_id}/{layout.MOVED}")
     except ObjectMissingError:
@@ -190,7 +253,7 @@ def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note
         prefix = f"{plan.run_id}/{layout.checkpoints(attempt)}/{name}"
         try:
             written = documents.read(source, f"{prefix}/{layout.MANIFEST}", LARGEST)
-        except ObjectMissingError:  # it was never complete, as many are of a script that was stopped
+        except ObjectMissingError:  # it was never completed, which is common for a script that was stopped
             continue
         except CorruptError as error:
             note(f"skipped checkpoint {name}: {error.message}")

@@ -1,26 +1,19 @@
-"""The container image of a job: its contents, their git commit, and building or pushing it.
-
-The job's folder may come from someone who is not trusted. Programs named in a repository's own configuration and attributes (a file system
-monitor, hooks, filters, pagers, an ssh command) are never run: asking git for the commit runs nothing, and the files are compared in a
-temporary repository with a configuration written here.
-"""
+"""The container image of a job: its contents, their git commit, and building or pushing it."""
 
 import os
-import re
 import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.errors import ConflictError, UsageError
+from cloud_train.errors import ConflictError, ProviderError, UsageError
 from cloud_train.job.models import JobSpec
 from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Provider, RegistryLogin
 from cloud_train.run.plan import Plan
+from cloud_train.run.repository import commit_of
 from cloud_train.spec.problems import FieldError, dotted
 from cloud_train.version import __version__
 
@@ -36,17 +29,6 @@ _REFUSED = (401, 403)
 _DOCTOR = "`cloud-train doctor --config` shows what is missing"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 """Docker's name for each machine type of ``os.uname``."""
-
-
-_SECONDS = 5
-_HARMLESS = ("core.filemode", "core.autocrlf", "core.eol", "core.ignorecase", "core.symlinks", "core.trustctime", "core.checkstat")
-"""Settings of a repository that control how files are compared, and run nothing."""
-_WANTED = f"^({'|'.join(name.replace('.', '[.]') for name in _HARMLESS)})$"
-_RUNS_NOTHING = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "safe.bareRepository=explicit", "--no-pager")
-"""``safe.bareRepository=explicit``: a folder with the files of a repository, but not called .git, does not count as one."""
-_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0"}
-"""Nothing is written or fetched, and no credentials are asked for."""
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def base_image(spec: JobSpec, settings: Mapping[str, Any]) -> str:
@@ -132,6 +114,17 @@ def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str],
     return replace(plan, image=push_image(home, provider, plan, str(repository), note).reference)
 
 
+def refuse_repository(provider: Provider, plan: Plan, repository: str) -> None:
+    """Refuse a repository, such as that of a sample config, from which the provider's machines would not pull: the image would be someone
+    else's. Raises ProviderError.
+    """
+    if not provider.capabilities.pulls_images:
+        return
+    found = provider.check(provider.render(replace(plan, provider_settings={**plan.provider_settings, "repository": repository})))
+    if problems := [problem for problem in found if problem.startswith(f"{provider.name}.repository: ")]:
+        raise ProviderError(f"nothing was pushed: {'; '.join(problems)}", hint="correct it in the config file, or with --repository")
+
+
 def push_image(home: Home, provider: Provider, plan: Plan, repository: str, note: Callable[[str], None]) -> "Built":
     """Push the image of ``plan`` to a registry's repository, with the provider's own login if it has one."""
     settings = {**plan.provider_settings, "repository": repository}
@@ -153,7 +146,7 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine; rebuilding it")
     if build_image(plan, note).reference != plan.image:
-        again = shlex.join(["cloud-train", "resume", plan.run_id, "--provider", plan.provider])
+        again = shlex.join(["cloud-train", "resume", plan.run_id, "--code", "current"])
         raise ConflictError(
             f"the image of {plan.run_id} is gone and cannot be rebuilt: the code, the base or cloud-train has changed",
             hint=f"restore what it was built from, or continue with what is here: {again}",
@@ -205,71 +198,3 @@ def _login(ask: Callable[[], tuple[str, str] | None]) -> "Login | None":
 
 def _path(directory: Path, name: str | None) -> Path | None:
     return (directory / Path(name).expanduser()).resolve() if name else None
-
-
-def commit_of(folder: Path) -> dict[str, Any] | None:
-    """The folder's commit, and whether it is ``dirty``: True, False, or None if that cannot be determined.
-
-    None outside a repository, without git, and for a repository that git refuses, such as another user's (``safe.directory``).
-    """
-    top = next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
-    if top is None:  # saves three git processes, 8 ms
-        return None
-    try:
-        objects, index, commit = _ask_git(folder, "rev-parse", "--git-path", "objects", "--git-path", "index", "HEAD").split("\n")
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    if not _COMMIT.fullmatch(commit):
-        return None
-    try:
-        dirty = _is_dirty(top, folder / objects, folder / index, commit)
-    except (OSError, subprocess.SubprocessError):
-        dirty = None
-    return {"commit": commit, "dirty": dirty}
-
-
-def _is_dirty(top: Path, objects: Path, index: Path, commit: str) -> bool:
-    """Whether a tracked file differs from the commit.
-
-    The comparison uses an empty temporary repository, which borrows objects and index. It has only the harmless settings, so filters named
-    in ``.gitattributes`` have no effect there.
-    """
-    settings = _ask_git(top, "config", "--null", "--get-regexp", _WANTED, fine=(0, 1)).split("\0")
-    options = [option for setting in settings if setting for option in ("-c", setting.replace("\n", "=", 1))]
-    with tempfile.TemporaryDirectory(prefix="cloud-train-git-") as repository:
-        _make_repository(Path(repository), commit)
-        own = {
-            "GIT_DIR": repository,
-            "GIT_WORK_TREE": str(top),
-            "GIT_INDEX_FILE": str(index),
-            "GIT_OBJECT_DIRECTORY": str(objects),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_SYSTEM": os.devnull,
-        }
-        # Submodules are skipped: they have their own configurations.
-        return bool(_ask_git(top, *options, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", own=own))
-
-
-def _make_repository(folder: Path, commit: str) -> None:
-    for name in ("objects", "refs"):
-        (folder / name).mkdir()
-    (folder / "HEAD").write_text(f"{commit}\n", encoding="ascii")
-    form, extensions = (1, "[extensions]\n\tobjectFormat = sha256\n") if len(commit) == 64 else (0, "")
-    (folder / "config").write_text(f"[core]\n\trepositoryformatversion = {form}\n\tbare = false\n{extensions}", encoding="ascii")
-
-
-def _ask_git(folder: Path, *arguments: str, own: dict[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
-    """The output of git in ``folder``. GIT_… variables of the environment are ignored, and only a folder called .git is a repository."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | _QUIET | (own or {})
-    finished = subprocess.run(
-        ["git", *_RUNS_NOTHING, *arguments],
-        cwd=folder,
-        env=environment,
-        check=False,
-        capture_output=True,
-        timeout=_SECONDS,
-        stdin=subprocess.DEVNULL,
-    )
-    if finished.returncode not in fine:
-        raise subprocess.CalledProcessError(finished.returncode, "git")
-    return os.fsdecode(finished.stdout).rstrip("\n")

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cloud_train.beneath import open_within
-from cloud_train.data.images import ENDINGS, list_images
+from cloud_train.data.image_folder import ENDINGS, ImagePart, list_images
 from cloud_train.data.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
 from cloud_train.errors import CorruptError, UsageError
 from cloud_train.spec.problems import FieldError
@@ -33,6 +33,8 @@ from cloud_train.storage.transfer.uploading import Upload, upload
 _END = bytes(2 * BLOCK_BYTES)
 """Two empty blocks end a tar."""
 _PIECE_BYTES = 1 << 20
+_SUB_FOLDER = "__"
+"""Replaces the slashes in the path of an image in a sub folder of its class."""
 _COPY = "to include the files that links point to, pack a copy without links: cp -rL FOLDER COPY"
 
 Report = Callable[[Progress], None]
@@ -104,27 +106,33 @@ def _plan(folder: Path, shard_bytes: int) -> tuple[tuple[str, ...], list[_Planne
         found = list_images(folder)
     except FieldError as error:
         raise UsageError(error.reason, hint=error.hint) from error
-    is_split = found.validation is not None
-    root = folder.resolve()
-    train = _entries(root, "train/" if is_split else "", found.train, found.classes, found.images)
-    planned = list(_cut("train", train, shard_bytes))
-    if found.validation is not None:
-        planned += _cut("val", _entries(root, "val/", found.validation, found.classes, found.validation_images), shard_bytes)
+    is_split = found.validation is not None or found.test is not None
+    parts: tuple[tuple[Part, ImagePart | None], ...] = (("train", found.train), ("val", found.validation), ("test", found.test))
+    planned: list[_PlannedShard] = []
+    for part, images in parts:
+        if images is not None:
+            entries = _entries(folder.resolve(), f"{part}/" if is_split else "", images, found.classes)
+            planned += _cut(part, entries, shard_bytes)
     return found.classes, planned
 
 
-def _entries(root: Path, prefix: str, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> list[_Entry]:
-    entries = []
-    for of_class, inside in zip(classes, names, strict=True):
-        place = _real(folder / of_class, root) if inside else folder
+def _entries(root: Path, prefix: str, part: ImagePart, classes: Sequence[str]) -> list[_Entry]:
+    entries: dict[str, _Entry] = {}
+    for of_class, folder, inside in zip(classes, part.folders, part.images, strict=True):
+        place = _real(part.folder / folder, root) if inside else part.folder
         for name in inside:
-            path, member = folder / of_class / name, f"{prefix}{of_class}/{name}"
+            path, member = part.folder / folder / name, f"{prefix}{of_class}/{name.replace('/', _SUB_FOLDER)}"
             if part_of(member) is None:
                 raise UsageError(f"{str(path)!r} is not a valid name for an image in a shard", hint="rename it without control characters")
+            if member in entries:
+                raise UsageError(
+                    f"{path} and {entries[member].path} would have the same name in a shard: {member}", hint="rename one of them"
+                )
             with explained(f"read {path}"):
-                file = _real(path, root) if (place / name).is_symlink() else place / name
-                entries.append(_Entry(member, file, root, file.lstat().st_size))
-    return sorted(entries, key=lambda entry: hashlib.sha256(entry.member.encode()).digest())
+                is_link = "/" in name or (place / name).is_symlink()
+                file = _real(path, root) if is_link else place / name
+                entries[member] = _Entry(member, file, root, file.lstat().st_size)
+    return sorted(entries.values(), key=lambda entry: hashlib.sha256(entry.member.encode()).digest())
 
 
 def _real(path: Path, root: Path) -> Path:

@@ -1,24 +1,32 @@
 """From a job file to a plan. Nothing is written or sent, and torch is not imported."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cloud_train.data.base import SCHEME
+from cloud_train.data.listing import links_out_of
 from cloud_train.docker import container_paths
+from cloud_train.environment import inherited, waiting_threads
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.job.config import Config
+from cloud_train.job.effects import remarks_on_effects
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec
+from cloud_train.job.program_file import program_python
 from cloud_train.job.settings import CloudSettings
+from cloud_train.job.user_defaults import read_user_defaults
 from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
+from cloud_train.orchestrator.readiness import refusals
 from cloud_train.providers.base import Capabilities, Provider, Remarking, Request
 from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.ranking import Ranking
@@ -27,6 +35,8 @@ from cloud_train.run.states import Cause
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.registry import plugin_code
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
+
+_MOST_LINKS = 1000
 
 
 def make_plan(
@@ -43,19 +53,32 @@ def make_plan(
     """Everything that submitting ``job_file`` will do.
 
     ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` override both. A
-    folder given as ``store`` is relative to the current one. A cloud's config file with the provider's name is used by default. For a
-    ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
-    ``configs`` decides which config files may be used; by default, only a dry run uses one that has to be trusted first.
+    folder given as ``store`` is relative to the current one. What none of them sets comes from the user's own defaults. A cloud's config
+    file with the provider's name is used by default. For a ``dry_run`` the job's data may be missing: the plan then holds what is known
+    without it, and a note. ``configs`` decides which config files may be used; by default, only a dry run uses one that has to be trusted
+    first.
     Raises JobFileError with every mistake in the files, NotTrustedError, and ProviderError if the provider cannot run the plan.
     """
     configs = configs or Configs(home, None if dry_run else refuse)
     chosen = configs.named(config, job_file.parent) if config else None
-    load = partial(load_job, job_file, overrides, store=absolute_url(store, Path.cwd()) if store else store, absent_data_is_fine=dry_run)
+    load = partial(
+        load_job,
+        job_file,
+        overrides,
+        store=absolute_url(store, Path.cwd()) if store else store,
+        absent_data_is_fine=dry_run,
+        defaults=read_user_defaults(home.folder),
+    )
     loaded = load(chosen, provider)
     place = provider_at(home, loaded.spec.provider)
     if chosen is None and (chosen := configs.usual(place, job_file.parent)):
         loaded = load(chosen, provider or place.name)
-    return _plan_of(loaded, place, chosen)
+    plan = _plan_of(loaded, place, chosen)
+    if loaded.spec.train.start_from is None:
+        return plan
+    from cloud_train.orchestrator.starting import find_start  # looks for runs in the ledger, which no other plan needs
+
+    return replace(plan, start=find_start(home, loaded))
 
 
 def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
@@ -67,7 +90,9 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     if place.capabilities.containers:
         refuse_outside(spec, directory, loaded.origins)
-    per_epoch, in_all = _steps(spec, loaded.data)
+    per_epoch, in_all = steps_of(spec, loaded.data)
+    host_data = _host_data(spec, directory, place)
+    _refuse_links(host_data)
     plan = Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
@@ -85,12 +110,14 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
         notes=(
             *_data_notes(loaded),
             *_model_notes(loaded),
+            *(remarks_on_effects(spec, loaded.layers, per_epoch, in_all) if per_epoch and in_all else ()),
             *_notes(spec, place.name, place.capabilities),
             *_process_notes(spec, place.capabilities, settings),
             *_cloud_notes(spec, place, chosen, settings),
         ),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
-        host_data=_host_data(spec, directory, place),
+        host_data=host_data,
+        threads=_threads(spec, place.capabilities),
         most_download_bytes=spec.data.most_download_bytes if spec.data and spec.data.downloads() else None,
     )
     return with_remarks(plan, place)
@@ -146,10 +173,14 @@ def plan_elsewhere(
             raise UsageError(f"--data: the job of {before.run_id} does not read data from a folder")
         path = data if SCHEME.match(data) else str(Path(data).expanduser().absolute())
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+        before = replace(before, origins={**before.origins, "data.path": "--data"})
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     if place.name == before.provider:  # the name of a machine means nothing elsewhere
         settings = with_machine(settings, spec, place.capabilities)
+    host_data = _host_data(spec, directory, place)
+    if data is not None or not before.is_foreign:  # a folder that another machine's user named is refused unread
+        _refuse_links(host_data)
     plan = replace(
         before,
         job=spec,
@@ -159,9 +190,16 @@ def plan_elsewhere(
         program=_program(spec, directory, place, settings),
         notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config, settings)),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
-        host_data=_host_data(spec, directory, place),
+        host_data=host_data,
     )
     return with_remarks(plan, place)
+
+
+def _threads(spec: JobSpec, capabilities: Capabilities) -> dict[str, str]:
+    """How the program's threads wait. An image's own variables are not known here."""
+    if capabilities.machine_types:  # rented, for this program alone
+        return {}
+    return waiting_threads({**({} if capabilities.containers else inherited()), **spec.env})
 
 
 def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
@@ -172,16 +210,33 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     if not place.capabilities.mounts_folders:
         raise ProviderError(
             f"the machines of {place.name!r} cannot reach the data in {data}",
-            hint=f"put it in a store that they can reach: --set data.path={place.capabilities.stores[0]}://…",
+            hint=f"copy it to a store that they can reach: {shlex.join(['cloud-train', 'upload', str(data)])} {place.capabilities.stores[0]}://…"
+            " and add --set data.path= with the same URL",
         )
     return str(data.resolve())
 
 
+def _refuse_links(data: str | None) -> None:
+    """Refuse a folder with links that mean something else in a container, where it has another path: the run would train on other data."""
+    try:
+        links = list(islice(links_out_of(Path(data)), _MOST_LINKS)) if data and Path(data).is_dir() else []
+    except OSError as error:
+        raise ProviderError(f"cannot read {error.filename or data}: {(error.strerror or 'unknown reason').lower()}") from error
+    if links:
+        several = "a link" if len(links) == 1 else f"{len(links):,} links" if len(links) < _MOST_LINKS else f"{_MOST_LINKS:,} links or more"
+        link, target = min(links)
+        raise ProviderError(
+            f"{data} has {several} out of the folder or with an absolute path, which a container cannot follow: {link} → {target}",
+            hint=f"copy the files that the links lead to, and set data.path to the copy: {shlex.join(['cp', '-rL', str(data), 'COPY'])}",
+        )
+
+
 def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:
-    """The request to the provider for this plan, and the reasons why it would be refused. Nothing is sent."""
+    """The request to the provider for this plan, and the reasons why it would be refused, there or on this machine. Nothing is sent."""
     provider = provider_at(home, plan.provider)
     request = provider.render(plan)
-    return request, provider.check(request)
+    here = (f"{error.message}; {error.hint}" if error.hint else error.message for error in refusals(provider, plan))
+    return request, [*provider.check(request), *here]
 
 
 def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, store: str) -> None:
@@ -219,7 +274,7 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
         arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), None
     data = None if spec.data is None else spec.data.place(directory)
     data_url = None if spec.data is None else spec.data.store_url
-    best = spec.checkpoint.best
+    best = spec.best
     inside = provider.capabilities.containers
     return Program(
         command=arguments,
@@ -235,7 +290,7 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
     )
 
 
-def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | None]:
+def steps_of(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | None]:
     """Optimizer steps per epoch and in total; None while the data is missing, and for a script."""
     if isinstance(spec.model, ScriptModel):
         return None, None
@@ -253,6 +308,7 @@ def _model_notes(loaded: LoadedJob) -> tuple[str, ...]:
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:
     """Notes about data that is not on this machine: how it will get there, and what is unknown until then."""
     data, missing = loaded.spec.data, loaded.absent
+    yield from loaded.data.remarks if loaded.data else ()
     if missing is not None:
         yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data exists{_unknown(loaded)}"
     elif data is None:
@@ -300,6 +356,10 @@ def _process_notes(spec: JobSpec, capabilities: Capabilities, settings: Mapping[
         )
 
 
+def _hides_python(spec: JobSpec) -> bool:
+    return isinstance(spec.model, ScriptModel) and program_python(spec.model.command) is None
+
+
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:
     notes = []
     for name in ("accelerator", "cpus", "memory"):
@@ -317,6 +377,8 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
         notes.append(f"resources.machine: {provider!r} has no machine types, so {spec.resources.machine} is not used")
     if not capabilities.containers and spec.image != ImageSpec():
         notes.append(f"image: {provider!r} runs no container; the program uses what is installed on this machine")
+    if not capabilities.containers and spec.image.requirements and _hides_python(spec):
+        notes.append("image.requirements: not checked, because the command does not show which Python it runs")
     if spec.resources.spot and not capabilities.spot:
         notes.append(f"resources.spot: {provider!r} has no spot capacity; the run uses a regular machine")
     return tuple(notes)

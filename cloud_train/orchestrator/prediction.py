@@ -1,4 +1,4 @@
-"""Running a trained model: classifying images or lines of text, or continuing a prompt.
+"""Running a trained model: classifying images or lines of text, continuing a prompt, or evaluating it on data.
 
 The model runs in a separate process (``python -m cloud_train.training.predict``), since only ``training`` may import torch. That process
 prints one JSON object.
@@ -82,6 +82,22 @@ def continue_text(
         arguments += ["--top-k", str(top_k)]
     with _model(home, run_id, checkpoint, note) as folder:
         return _run(folder, arguments)
+
+
+def evaluate(
+    home: Home,
+    run_id: str,
+    data: Path,
+    checkpoint: str | None = None,
+    invert: bool = False,
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """How good the model is on the data in the file or folder ``data``: what ``training.assessment.assess`` returns."""
+    if not data.exists():
+        raise NotFoundError(f"no such file or folder: {data}")
+    with _model(home, run_id, checkpoint, note) as folder:
+        return _run(folder, ["--data", str(data.absolute()), *(["--invert"] if invert else [])])
 
 
 def _check_texts(what: str, texts: Sequence[str]) -> None:

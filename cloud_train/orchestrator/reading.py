@@ -14,7 +14,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.reconcile import looking_at
-from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.run_directory import check_there, read_record
 from cloud_train.orchestrator.state import read_run
 from cloud_train.providers.base import Handle
 from cloud_train.run import documents, layout
@@ -135,6 +135,8 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
         for point in reader.read_thinned() if thin else reader.read():
             metrics.add(point)
         is_cut = is_cut or reader.has_skipped
+        if reader.rejected.count:
+            note(f"attempt {attempt}: {reader.rejected}" if len(attempts) > 1 else str(reader.rejected))
     if is_cut:
         most = f"at most {most_bytes >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
         note(f"the earliest metrics of {run_id} are skipped: {most}")
@@ -238,6 +240,7 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
     reader = LogReader(store_at(run.store), f"{run.run_id}/{layout.output_log(attempt, node)}")
     begins = attempt == run.attempt and not run.state.is_end  # it may not have written anything yet
     if not begins and not reader.stream.exists():
+        check_there(store_at(run.store), run.run_id)
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
             hint=documents.one_line(run.message)

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from cloud_train import locks
-from cloud_train.errors import ConflictError, StoreError
+from cloud_train.errors import CloudTrainError, ConflictError, StoreError
+from cloud_train.orchestrator import own_records
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.findings import (
     CleanUp,
@@ -29,6 +30,7 @@ from cloud_train.orchestrator.ledgers import Visit, open_ledger, read_ledger
 from cloud_train.orchestrator.listing import each_of
 from cloud_train.orchestrator.polling import Observer
 from cloud_train.orchestrator.run_directory import newest_status
+from cloud_train.orchestrator.starting import remove_start
 from cloud_train.orchestrator.state import end_without_worker, look, read, unknown_run
 from cloud_train.providers.base import Observation
 from cloud_train.run import layout
@@ -55,14 +57,16 @@ def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None
     return list(update_each(home, limit, note))
 
 
-def update_each(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+def update_each(
+    home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None, *, name: str | None = None, check_ended: bool = True
+) -> Iterator[RunView]:
     """As ``update_runs``, one run after another as they are needed."""
 
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
     with open_ledger(home, note) as ledger:
-        yield from each_of(home, ledger, update, limit, note)
+        yield from each_of(home, ledger, update, limit, note, name=name, check_ended=check_ended)
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:
@@ -123,10 +127,11 @@ def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | No
     return entry.shown_by(found.number, status).view(status)
 
 
-def close(ledger: Ledger, run: RunView) -> None:
+def close(ledger: Ledger, run: RunView, *, even_success: bool = False) -> bool:
     """Make the end of a run's newest attempt final, before another attempt is started: from then on its worker may not take it back.
 
-    Raises ConflictError if the run directory has changed since ``run`` was read, and StoreError.
+    ``even_success``: also after success, to train on. Returns whether another command had done so already, which may be starting the next
+    attempt too. Raises ConflictError if the run directory has changed since ``run`` was read, and StoreError.
     """
     entry = ledger.get(run.run_id)
     if entry is None:
@@ -139,7 +144,7 @@ def close(ledger: Ledger, run: RunView) -> None:
             now = time.time()
             ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
             status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
-        if found.number != run.attempt or not status.state.is_end or status.state is State.SUCCEEDED:
+        if found.number != run.attempt or not status.state.is_end or (status.state is State.SUCCEEDED and not even_success):
             break
         if status.closed and status.moved_to:
             store.put(f"{run.run_id}/{layout.MOVED}", f"{status.moved_to}\n".encode())  # the move may have been interrupted before that
@@ -148,8 +153,9 @@ def close(ledger: Ledger, run: RunView) -> None:
                 hint=f"resume it there: cloud-train adopt {shlex.quote(status.moved_to)}",
             )
         key = f"{run.run_id}/{layout.status(found.number)}"
-        if status.closed or _write_end(store, key, replace(status, closed=True), found.seen):
-            return  # closed here, or by another resume at the same moment: the next attempt is claimed by only one of them
+        # A move that was not completed is not completed by others: its claim no longer names another place.
+        if status.closed or _write_end(store, key, replace(status, closed=True, moved_to=""), found.seen):
+            return status.closed  # of two resumes at the same moment, only one claims the next attempt
     raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
 
 
@@ -161,6 +167,8 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
     match settlement:
         case Forget():
             ledger.forget(entry.run_id)
+            with suppress(CloudTrainError):
+                remove_start(entry.run_id, store_at(entry.store))  # the submission may have ended while it copied them
         case RecordLaunch(attempt, reference):
             ledger.launched(entry.run_id, attempt, reference)
         case RecordNeverLaunched(attempt, status, claims):
@@ -186,6 +194,8 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> boo
         case RecordLaunch(attempt, reference):
             ledger.launched(entry.run_id, attempt, reference)
         case RecordStatus(attempt, status, is_unmanaged):
+            if status.state is State.SUCCEEDED:
+                own_records.forget(home, entry.run_id)
             return ledger.record(entry, attempt, status, is_unmanaged=is_unmanaged)
         case WriteStatus(_, attempt, status, seen):
             with suppress(StoreError):  # the ledger still gets it, and the next reader reaches the same conclusion

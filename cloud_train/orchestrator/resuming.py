@@ -5,14 +5,18 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError, UsageError
+from cloud_train.orchestrator import own_code, own_records
+from cloud_train.orchestrator.changes import check_length, job_file_remarks, recorded, remarks_on, trains_on, with_changes
 from cloud_train.orchestrator.configs import Configs
-from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at, store_at
+from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, pause_of, provider_at, store_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import open_ledger
@@ -22,16 +26,21 @@ from cloud_train.orchestrator.planning import plan_elsewhere, with_machine
 from cloud_train.orchestrator.reconcile import close, declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
-from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
+from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record, restore_record
 from cloud_train.providers.base import Provider
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.plan import Plan, new_token
+from cloud_train.run.record import RunRecord
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
 _SILENCE_SECONDS = 45.0
 """Silence after which a worker on another machine counts as lost: several times its heartbeat interval."""
+
+_BEGINNING_SECONDS = 3.0
+"""How long to wait for a worker to begin if another one may be faster."""
+_LOOK_SECONDS = 0.1
 
 _LEAST_SPACE_BYTES = 256 << 10
 _LITTLE_SPACE_BYTES = 100 << 20
@@ -47,7 +56,7 @@ class Waiting:
     host: str
     """The machine of its worker; empty if it is not known."""
     seconds: float
-    """How long the resume waits at most; a heartbeat ends the wait."""
+    """Longest wait; a heartbeat ends it early."""
 
     def __str__(self) -> str:
         return f"attempt {self.attempt} was started on {self.host or 'another machine'}: waiting {self.seconds:g} s for a heartbeat"
@@ -55,7 +64,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where a run continues; None leaves a setting unchanged."""
+    """Where and how a run continues; None leaves a setting unchanged."""
 
     provider: str | None = None
     store: str | None = None
@@ -64,6 +73,14 @@ class Elsewhere:
     """Name or path of the config file with the provider's settings."""
     data: str | None = None
     """Where the job's data is: a folder on this machine, or a URL in a store."""
+    changes: tuple[str, ...] = ()
+    """Values that change, as ``key=value`` (``job.changing``)."""
+    takes_current_code: bool = False
+    """Whether the code of a script is taken as it is now; otherwise the run keeps its own."""
+
+    def keeps_image(self, run: RunView) -> bool:
+        """Whether the attempt starts the image that the run has: its own code."""
+        return self.provider in (None, run.provider) and self.config is None and not self.takes_current_code
 
 
 def resume(
@@ -78,28 +95,30 @@ def resume(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
-    """Start the next attempt, in the same place or ``elsewhere``. Raises ConflictError while the run is active, and if it has succeeded.
+    """Start the next attempt, in the same place or ``elsewhere``. Raises ConflictError while the run is active, if it has succeeded and no
+    change makes it train on, if its code has changed, and if another command starts the same attempt and is faster.
 
     An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a heartbeat;
     ``on_wait``, or else ``note``, is told when that wait begins. A run from another machine is shown to ``ask`` before its first attempt
-    here, and NotTrustedError is raised unless it is accepted. A config file that has to be trusted first is shown to ``ask_of_configs``,
+    here, and NotTrustedError is raised unless it is accepted. A config file that must be trusted first is shown to ``ask_of_configs``,
     or refused without it.
     """
     configs = Configs(home, ask_of_configs or refuse, note)
     with open_ledger(home) as ledger:
         run = reconcile(home, ledger, run_id)
         is_silent = run.is_unmanaged and not run.state.is_end
+        changes = elsewhere.changes if elsewhere else ()
         if not is_silent:
-            _refuse_unresumable(run)
+            _refuse_unresumable(run, changes)
         shown = _consented(home, ledger, run, elsewhere, configs=configs, ask=ask)  # before anything that takes long
         if is_silent:
             run = _listen(home, ledger, run, on_wait or (lambda waiting: note(str(waiting))), sleep=sleep, clock=clock)
-        _refuse_unresumable(run)
+        _refuse_unresumable(run, changes)
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"check with: cloud-train status {run_id}")
-            _start(home, ledger, run_id, shown, elsewhere, configs=configs, note=note, sleep=sleep, clock=clock)
-        return reconcile(home, ledger, run_id)
+            is_contested = _start(home, ledger, run_id, shown, elsewhere, configs=configs, note=note, sleep=sleep, clock=clock)
+        return _begun(home, ledger, run_id, is_contested, sleep=sleep, clock=clock)
 
 
 def _start(
@@ -113,30 +132,80 @@ def _start(
     note: Callable[[str], None],
     sleep: Callable[[float], None],
     clock: Callable[[], float],
-) -> None:
-    """Launch the next attempt, under the run's submission lock."""
+) -> bool:
+    """Launch the next attempt, under the run's submission lock; returns whether another command may be doing the same."""
     run = reconcile(home, ledger, run_id)
-    _refuse_unresumable(run)
+    _refuse_unresumable(run, elsewhere.changes if elsewhere else ())
     _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
-    checked = checked_record(ledger, run)
+    checked = checked_record(home, ledger, run)
     if checked.sha256 != shown and not (shown is None and checked.is_own):
         raise ConflictError(f"run.json of {run_id} has just changed", hint=f"review what it starts now: cloud-train resume {run_id}")
     plan, _ = _plan(home, run, checked, elsewhere, configs)
-    _refuse_moved(run, plan)
+    _refuse_moved(run, plan, checked.record)
+    provenance = _checked_changes(run, plan, checked, elsewhere, note)
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
     _refuse_full(home, provider, plan, note)
+    if checked.copy is not None:
+        restore_record(run, checked.copy)
+        note(f"run.json of {run_id} was damaged, and is restored from this machine's copy")
     if elsewhere is None:
         plan = with_same_image(provider, plan, note)
         plan = replace(plan, token=new_token() if plan.takes_token else "")
-        close(ledger, run)
+        is_contested = close(ledger, run)
         ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings, plan.token)
     else:
-        plan = replace(with_image(home, provider, plan, note), takes_token=True, token=new_token())
-        close(ledger, run)
-        plan = move(ledger, plan, run.store, note)
+        if elsewhere.keeps_image(run):
+            plan = with_same_image(provider, plan, note)
+        else:
+            plan = replace(with_image(home, provider, plan, note), takes_token=True)
+        plan = replace(plan, token=new_token() if plan.takes_token else "")
+        is_contested = close(ledger, run, even_success=trains_on(elsewhere.changes))
+        plan = move(ledger, plan, run.store, note, partial(own_records.keep, home, run_id), provenance=provenance)
     launch(ledger, provider, plan, secrets)
+    return is_contested
+
+
+def _checked_changes(
+    run: RunView, plan: Plan, checked: CheckedRecord, elsewhere: Elsewhere | None, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Say what the attempt does otherwise than its run's job file and earlier attempts; returns what is to be recorded of it.
+
+    Raises UsageError and ConflictError.
+    """
+    changes, takes_current = (elsewhere.changes, elsewhere.takes_current_code) if elsewhere else ((), False)
+    before = Plan.of_attempt(checked.record, plan.attempt, checked.sha256)
+    if changes:
+        check_length(run, before, plan)
+    in_image = plan.image is not None and (elsewhere is None or elsewhere.keeps_image(run))
+    code = own_code.choose(plan, checked.record, takes_current=takes_current, in_image=in_image)
+    for line in (*([code.line] if code else []), *job_file_remarks(plan), *remarks_on(before, plan, changes)):
+        note(line)
+    taken = own_code.as_json(code.identity) if code and code.identity else None
+    added = recorded(checked.record.provenance, plan, changes, taken if takes_current else None)
+    return {**added, **({own_code.RECORDED: taken} if taken else {})}
+
+
+def _begun(
+    home: Home, ledger: Ledger, run_id: str, is_contested: bool, *, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> RunView:
+    """The run after the launch. If another command may have launched the same attempt, its worker is given a moment to begin.
+
+    Raises ConflictError if the attempt is that of the other command.
+    """
+    run, until = reconcile(home, ledger, run_id), clock() + _BEGINNING_SECONDS
+    costs = provider_at(home, run.provider).capabilities.polling_costs
+    pause = pause_of(store_at(run.store), _LOOK_SECONDS)
+    while is_contested and not costs and not run.host and not run.state.is_end and not run.is_unmanaged and clock() < until:
+        sleep(pause)
+        run = reconcile(home, ledger, run_id)
+    if run.is_unmanaged and not run.state.is_end:
+        raise ConflictError(
+            f"another command resumed {run_id} at the same moment: its attempt {run.attempt} is running on {run.host or 'another machine'}",
+            hint=f"follow it with: cloud-train logs {run_id} --follow; or stop it with: cloud-train cancel {run_id}",
+        )
+    return run
 
 
 def _refuse_full(home: Home, provider: Provider, plan: Plan, note: Callable[[str], None]) -> None:
@@ -177,22 +246,25 @@ def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | 
     """
     if set(ledger.records(run.run_id).values()) == {RecordKind.OWN}:
         return None  # it is checked under the lock, so that a store in a cloud is read only once
-    checked = checked_record(ledger, run)
+    checked = checked_record(home, ledger, run)
     # Elsewhere, the program is derived from the job, not taken from the record that was accepted before.
     is_accepted = checked.kind is RecordKind.ACCEPTED and elsewhere is None
     if not checked.is_own and not is_accepted:
         plan, settings_from = _plan(home, run, checked, elsewhere, configs)
-        _refuse_moved(run, plan)
+        _refuse_moved(run, plan, checked.record)
         accept(plan, settings_from, checked.record, ask, forwarded_names(provider_at(home, plan.provider), plan))
         if elsewhere is None:
             ledger.know_record(run.run_id, checked.sha256, RecordKind.ACCEPTED)
     return checked.sha256
 
 
-def _refuse_moved(run: RunView, plan: Plan) -> None:
-    moved_to = new_place(run.store, run.run_id)
-    if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run.run_id}":
-        raise ConflictError(f"{run.run_id} was moved to {moved_to}", hint=f"resume it there: cloud-train adopt {shlex.quote(moved_to)}")
+def _refuse_moved(run: RunView, plan: Plan, record: RunRecord) -> None:
+    place = new_place(run.store, run.run_id)
+    if place is None or place == f"{plan.store.rstrip('/')}/{run.run_id}":
+        return
+    is_unfinished = place == record.provenance.get("moved_from")
+    what = f"the move of {run.run_id} from {place} was not completed" if is_unfinished else f"{run.run_id} was moved to {place}"
+    raise ConflictError(what, hint=f"resume it there: cloud-train adopt {shlex.quote(place)}")
 
 
 def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere | None, configs: Configs) -> tuple[Plan, str]:
@@ -216,7 +288,10 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
         plan = replace(before, provider_settings=with_machine(settings, before.job, place.capabilities))
     else:
         store = elsewhere.store or (chosen and chosen.store) or run.store
-        plan = plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen)
+        changed = with_changes(before, elsewhere.changes)
+        plan = plan_elsewhere(changed, place, settings, store=store, data=elsewhere.data, config=chosen)
+        if elsewhere.keeps_image(run):
+            plan = replace(plan, image=before.image)
     if plan.host_data is not None and not checked.is_own and not (elsewhere and elsewhere.data):
         raise UsageError(
             f"the data of {run.run_id} is in the folder {plan.host_data} on the machine that submitted it",
@@ -261,8 +336,8 @@ def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable
         )
 
 
-def _refuse_unresumable(run: RunView) -> None:
-    if run.state is State.SUCCEEDED:
+def _refuse_unresumable(run: RunView, changes: Sequence[str]) -> None:
+    if run.state is State.SUCCEEDED and not trains_on(changes):
         raise ConflictError(
             f"{run.run_id} has succeeded; there is nothing to resume", hint=f"fetch its model with: cloud-train fetch-model {run.run_id}"
         )

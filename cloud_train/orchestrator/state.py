@@ -1,7 +1,8 @@
 """The state of runs, from the ledger, the provider and the run directory. This module only reads.
 
-A run that has ended is read from the ledger alone, so listing thousands costs one query. The others are checked in this order: the outcome
-of a submission that was cut off, the provider's observation of the launch, and the attempt's status in the run directory.
+A run that has succeeded is read from the ledger alone, so listing thousands costs one query. One that ended otherwise may have been resumed
+by another machine, which only its run directory tells. The others are checked in this order: the outcome of a submission that was cut off,
+the provider's observation of the launch, and the attempt's status in the run directory.
 
 A check may find work to do: an end that is not recorded yet, a launch that is missing from the ledger. That work is returned as data,
 ``Findings.pending``; only ``reconcile`` carries it out.
@@ -38,7 +39,7 @@ from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
-from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
@@ -161,12 +162,27 @@ def _look_after_the_end(home: Home, entry: Entry, observer: Observer) -> Finding
         found = newest_status(store_at(entry.store), entry)
     except CloudTrainError:  # the ledger is enough to show a run that has ended
         return Findings(entry.view(), entry)
-    if found.status is None or (found.number == entry.attempt and found.status.state.is_end and not _is_corrected(entry, found.status)):
+    if found.status is None or not _is_newer(entry, found):
         return Findings(entry.view(), entry)
     is_own = found.is_of_launch and entry.reference is not None and not entry.is_unmanaged
     if is_own and not found.status.state.is_end:
         return _look_at_launch(home, entry, observer)
     return _shown_by(entry, found, is_unmanaged=not is_own)
+
+
+def has_continued(store: Store, entry: Entry) -> bool:
+    """Whether the run directory of a run that has ended shows more than the ledger: a further attempt, or that its worker lives after all.
+
+    Uses neither the ledger nor the provider. Reads one or two small objects; raises StoreError.
+    """
+    return _is_newer(entry, newest_status(store, entry))
+
+
+def _is_newer(entry: Entry, found: Found) -> bool:
+    """Whether the newest attempt's status is not the end that the ledger has."""
+    if found.status is None:
+        return False
+    return found.number != entry.attempt or not found.status.state.is_end or _is_corrected(entry, found.status)
 
 
 def _is_corrected(entry: Entry, status: AttemptStatus) -> bool:
@@ -186,7 +202,8 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     provider, launch = provider_at(home, entry.provider), launch_of(entry)
     # The provider first: a worker writes its end before it exits, so an attempt that is gone now has written its final status.
     observation = observed(observer, provider, launch)
-    if observation.is_elsewhere:  # another machine started this attempt first, and the worker launched from here has left
+    # Another machine started this attempt first, and the worker launched from here has left; or the provider cannot tell that from an end.
+    if observation.is_elsewhere and not _has_own_end(entry):
         found = _look_at_unmanaged(entry)
         record = found.pending or (RecordLaunch(entry.attempt, UNMANAGED),)
         view = replace(found.run, is_unmanaged=True)
@@ -196,6 +213,12 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     else:
         found, observation = _look_into_run_directory(provider, entry, launch, observation)
     return replace(found, launch=launch, observation=observation)
+
+
+def _has_own_end(entry: Entry) -> bool:
+    """Whether the run directory has an end that a worker of this very launch wrote."""
+    found = newest_status(store_at(entry.store), entry)
+    return bool(entry.token) and found.status is not None and found.status.state.is_end and found.status.token == entry.token
 
 
 def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, observation: Observation) -> tuple[Findings, Observation]:
@@ -208,7 +231,7 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
         return _overtaken(entry, launch, newest, observation, capabilities), observation
     if status and status.cause is Cause.PREEMPTED and capabilities.explains_stops:
         observation = provider.observe(launch)  # again: the worker was told to stop, and does not know why
-        status, is_explained = _with_reason(status, observation)
+        status, is_explained = _with_reason(status, observation, newest.seen)
         pending += [WriteStatus(launch, number, status, newest.seen)] if is_explained else []
     if observation.state.is_end and (status is None or not status.state.is_end):
         status = end_without_worker(store, entry.run_id, number, status, observation, token=entry.token)
@@ -244,14 +267,16 @@ def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged
     return Findings(seen.view(found.status, is_recorded), entry, pending=pending)
 
 
-def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:
+def _with_reason(status: AttemptStatus, observation: Observation, seen: ObjectInfo | None) -> tuple[AttemptStatus, bool]:
     """The end of a worker that was told to stop, with the reason from its cloud, and whether the cloud gave one.
 
-    Until it does, the attempt counts as stopping.
+    Until it does, the attempt counts as stopping, for a while after its end: by the worker's clock, or by the store's if that one is wrong.
     """
+    now = time.time()
+    ends = [status.ended or 0.0, *([seen.modified] if seen is not None else [])]
     if observation.state.is_end and observation.cause in (Cause.TIMED_OUT, Cause.CANCELLED):
         return replace(status, state=observation.cause.state, cause=observation.cause, message=observation.message), True
-    if observation.state in (State.RUNNING, State.STOPPING) and abs(time.time() - (status.ended or 0.0)) < _REASON_SECONDS:
+    if observation.state in (State.RUNNING, State.STOPPING) and min(abs(now - end) for end in ends) < _REASON_SECONDS:
         message = "the machine was told to stop, and the worker has ended; the cloud has not reported the reason yet"
         return replace(status, state=State.STOPPING, cause=None, ended=None, message=message), False
     return status, False

@@ -9,26 +9,27 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cloud_train import locks
-from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
-from cloud_train.job.models import JobSpec
-from cloud_train.networks.base import ScriptModel
+from cloud_train.errors import CloudTrainError, ProviderError, UsageError
+from cloud_train.orchestrator import given_values, own_code, own_records
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.packaging import commit_of, with_image
+from cloud_train.orchestrator.packaging import with_image
+from cloud_train.orchestrator.readiness import missing_here, missing_secrets
 from cloud_train.orchestrator.reconcile import update_run
+from cloud_train.orchestrator.starting import copy_start, remove_start
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
+from cloud_train.run.repository import commit_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
@@ -65,10 +66,14 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
             record_sha256=plan.record_sha256,
             token=plan.token,
         )
+        own_records.keep(home, plan.run_id, written)
         try:
+            copy_start(plan, store, note)  # first: a run directory with a run.json has the weights that this names
             store.create(f"{plan.run_id}/{layout.RUN}", written)
         except CloudTrainError:
             ledger.forget(plan.run_id)
+            if plan.start is not None:
+                remove_start(plan.run_id, store)
             raise
         launch(ledger, provider, plan, secrets)
     return update_run(home, plan.run_id)
@@ -124,13 +129,8 @@ def _urls(plan: Plan) -> tuple[str, ...]:
 
 def secret_values(names: tuple[str, ...]) -> dict[str, str]:
     """The values of the job's ``secrets``, from this process's environment. Raises UsageError naming the missing ones."""
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        several = len(missing) > 1
-        raise UsageError(
-            f"missing {'secrets' if several else 'secret'}: {', '.join(missing)} {'are' if several else 'is'} not set in the environment",
-            hint=f"export {missing[0]}=… in this shell, or remove the name from 'secrets'",
-        )
+    if (error := missing_secrets(names)) is not None:
+        raise error
     return {name: os.environ[name] for name in names}
 
 
@@ -140,19 +140,8 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
     _refuse_absent_data(plan.job.data.store_url if plan.job.data else None)
-    if provider.capabilities.containers:
-        return
-    if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
-        raise UsageError(f"model.directory: no such folder: {plan.program.directory}")
-    if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
-        return
-    missing = [package for module, package in _needed(plan.job) if find_spec(module) is None]
-    if missing:
-        alone = missing == ["tensorboardX"]
-        raise MissingDependencyError(
-            f"training a {plan.job.model.kind} needs {', '.join(missing)}, which {sys.executable} does not have",
-            hint="install it with: pip install 'cloud-train[train]'" + ("; or set train.tensorboard=false" if alone else ""),
-        )
+    for error in missing_here(provider, plan):
+        raise error
 
 
 def _refuse_absent_data(url: str | None) -> None:
@@ -168,15 +157,6 @@ def _refuse_absent_data(url: str | None) -> None:
         raise UsageError(f"data.path: nothing found at {url}", hint="set it to an object, or a folder of objects")
 
 
-def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
-    """The modules that a built-in trainer imports for this job, each with the package that provides it."""
-    yield from ((name, name) for name in ("torch", "numpy", "safetensors"))
-    if job.data is not None:
-        yield from job.data.packages.items()
-    if job.train.tensorboard:
-        yield "tensorboardX", "tensorboardX"
-
-
 def _provenance(plan: Plan) -> dict[str, Any]:
     return {
         "job_file": plan.job_file,
@@ -184,4 +164,6 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "cloud_train": __version__,
         "python": ".".join(map(str, sys.version_info[:3])),
         "host": socket.gethostname(),
+        **given_values.recorded(plan),
+        **own_code.recorded(plan),
     }

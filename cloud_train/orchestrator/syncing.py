@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud_train.beneath import open_file, open_plain
-from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
+from cloud_train.errors import ConflictError, CorruptError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import ANOTHER_FOLDER, Report, download_verified, identity_of, manifest_at, unwritable
+from cloud_train.orchestrator.run_directory import check_there
 from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import FileEntry
@@ -56,7 +57,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
         raise UsageError(f"{target} is the run directory itself", hint=ANOTHER_FOLDER)
     infos = {info.key: info for info in store.list(f"{run_id}/")}
     if not infos:
-        raise NotFoundError(f"the run directory {run.run_directory} is gone")
+        check_there(store, run_id)
     _check_is_copy(target, run_id)
     memory = Memory.in_copy(target, store.url, f"{run_id}/")
     copy = _Copy(store, run_id, target, infos, memory)

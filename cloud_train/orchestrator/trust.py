@@ -6,20 +6,25 @@ other is shown to the caller first. docs/security.md describes the whole securit
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import ConflictError, CorruptError
 from cloud_train.networks.base import ScriptModel
+from cloud_train.orchestrator import own_records
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
+from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record_bytes
+from cloud_train.run import documents, layout
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.view import RunView
 from cloud_train.spec.secret_names import without_credentials
+from cloud_train.storage.base import ObjectChangedError, ObjectMissingError
 from cloud_train.storage.credential_forwarding import FILES
 
 
@@ -31,6 +36,8 @@ class CheckedRecord:
     sha256: str
     kind: RecordKind
     """Its kind in the ledger; *seen* if it is not there."""
+    copy: bytes | None = None
+    """This machine's own copy, with which the damaged one in the store has to be replaced; None if that is not damaged."""
 
     @property
     def is_own(self) -> bool:
@@ -38,8 +45,8 @@ class CheckedRecord:
         return self.kind is RecordKind.OWN
 
 
-def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
-    """The run's ``run.json``, and its kind in the ledger.
+def checked_record(home: Home, ledger: LedgerReader, run: RunView) -> CheckedRecord:
+    """The run's ``run.json``, and its kind in the ledger. In the place of a damaged one, the copy counts that this machine wrote.
 
     Raises ConflictError if the ledger knows only others for this run; NotFoundError if it is missing, CorruptError if it is malformed.
     """
@@ -47,7 +54,10 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     try:
         written, record = read_record_bytes(store_at(run.store), run.run_id)
     except CorruptError as error:
-        raise CorruptError(error.message, hint=_way_back(run, known)) from error
+        copy = own_records.kept(home, run.run_id, run.store, [sha256 for sha256, kind in known.items() if kind is RecordKind.OWN])
+        if copy is None:
+            raise CorruptError(error.message, hint=_way_back(run, known)) from error
+        return CheckedRecord(RunRecord.from_json(copy, "this machine's copy"), sha256_of(copy), RecordKind.OWN, copy)
     sha256 = sha256_of(written)
     if known and sha256 not in known:
         raise ConflictError(
@@ -58,11 +68,28 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     return CheckedRecord(record, sha256, known.get(sha256, RecordKind.SEEN))
 
 
+def restore_record(run: RunView, copy: bytes) -> None:
+    """Replace the damaged ``run.json`` in the store by this machine's copy. Raises ConflictError if it has changed, and StoreError."""
+    store, key = store_at(run.store), f"{run.run_id}/{layout.RUN}"
+    seen, written = store.read(key, documents.LARGEST_RECORD + 1)
+    with suppress(CorruptError):
+        RunRecord.from_json(written, key)
+        raise _changed(run)
+    try:
+        store.replace(seen, copy)
+    except (ObjectChangedError, ObjectMissingError) as error:
+        raise _changed(run) from error
+
+
+def _changed(run: RunView) -> ConflictError:
+    return ConflictError(f"run.json of {run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
+
+
 def _way_back(run: RunView, known: Mapping[str, RecordKind]) -> str:
-    """What to do about a damaged ``run.json``. The ledger has only its SHA-256, from which nothing can be started."""
+    """What to do about a damaged ``run.json`` of which this machine has no copy: nothing can be started from its SHA-256."""
     restore = f"restore it from a copy of the run directory{_named_by(known)}, then resume again"
     if run.job_file is None or RecordKind.OWN not in known.values():
-        return restore
+        return f"resume the run on the machine that submitted it, which has a copy; or {restore}"
     return f"{restore}; without a copy, start a new run: cloud-train submit {shlex.quote(run.job_file)}"
 
 
@@ -103,6 +130,8 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Seque
     yield "rights", "yours on this machine, with this shell's whole environment" if plan.provider == "local" else ""
     yield "data", plan.host_data or program.data or ""
     yield "download", without_credentials(getattr(job.data, "url", None) or "")
+    if plan.start is not None:
+        yield "weights", without_credentials(plan.start.weights.url if plan.start.is_on_web else plan.start.source)
     yield "run directory", f"{plan.store.rstrip('/')}/{plan.run_id}"
     yield "provider", f"{plan.provider}, with {settings_from}"
     yield "resources", _resources(plan)

@@ -104,7 +104,7 @@ TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another w
 UNWRITABLE = (
     "the worker cannot write to any folder of its machine: make /tmp writable for the image's user, or use an image whose user is root"
 )
-"""What a worker's exit status ``WORKSPACE`` means. The store has no part in it."""
+"""The meaning of a worker's exit status ``WORKSPACE``. The store is not the cause."""
 
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
@@ -130,7 +130,7 @@ def said_by(exit_status: int) -> Observation | None:
 
 
 def worker_arguments(plan: "Plan") -> list[str]:
-    """The arguments of every worker: run id, attempt, the digest of the only ``run.json`` that it may carry out, and the launch's token."""
+    """The arguments of every worker: run id, attempt, the digest of the only ``run.json`` that it may execute, and the launch's token."""
     token = ["--token", plan.token] if plan.token else []
     return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256, *token]
 
@@ -190,7 +190,7 @@ class Remarking(Protocol):
     """A provider that comments on a plan before it is submitted. Optional."""
 
     def remarks(self, plan: "Plan") -> Iterator[str]:
-        """What the user should know before paying, such as a machine that is larger than what the job asks for. Pure."""
+        """Remarks for the user before anything is paid for, such as on a machine that is larger than necessary. Pure."""
 
 
 @runtime_checkable
@@ -209,7 +209,7 @@ class RegistryLogin(Protocol):
     """A provider with a registry whose login is not in Docker's config file. Optional."""
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """User and password for the registry of ``settings["repository"]``; None for a registry of others, which uses Docker's own login.
+        """User and password for the registry of ``settings["repository"]``; None for any other registry, which uses Docker's own login.
 
         Creates the repository first if the settings say so. Called again if a push outlasts the login, which is sent only to the host in
         ``repository``. Raises ProviderError.
@@ -240,4 +240,4 @@ class JobDiagnosed(Protocol):
     """A provider that checks for ``cloud-train doctor JOB`` whether a job's machines may be used. Optional."""
 
     def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
-        """Check the quota for the very machine of the plan, spot or not, times its nodes. Errors are findings; nothing is started."""
+        """Check the quota for the exact machine of the plan, spot or not, times its nodes. Errors are findings; nothing is started."""

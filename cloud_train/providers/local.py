@@ -1,4 +1,4 @@
-"""The ``local`` provider: the worker as a detached process on this machine.
+"""The ``local`` provider: the worker as a detached process on this machine, which waits for its part of the machine (``run.turns``).
 
 A lock, not a process id, shows whether an attempt is alive. The launcher takes an flock on the attempt's lock file, and passes the open
 descriptor to the worker. So a live attempt is always locked, the kernel releases the lock however the worker ends, and a recycled process
@@ -19,7 +19,7 @@ from cloud_train import locks
 from cloud_train.environment import inherited, with_safe_python_path
 from cloud_train.errors import CorruptError, ProviderError
 from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
-from cloud_train.run import documents, layout
+from cloud_train.run import documents, layout, turns
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
@@ -54,12 +54,20 @@ class LocalProvider:
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
         workspace = [] if scheme_of(plan.store) == "file" else ["--workspace", str(self._workspaces)]
         return {
-            "command": [*worker, "--store", plan.store, *worker_arguments(plan), *workspace],
+            "command": [*worker, "--store", plan.store, *worker_arguments(plan), *workspace, *self._turn(plan)],
             "lock": str(self._lock_file(plan.run_id, plan.attempt)),
             "run_id": plan.run_id,
             "attempt": plan.attempt,
             "store": plan.store,
         }
+
+    def _turn(self, plan: "Plan") -> list[str]:
+        """What the worker waits for, if the job asks for part of the machine."""
+        asked = plan.job.resources
+        gpus = asked.accelerator.count if asked.accelerator else 0
+        needs = {"cpus": asked.cpus or 0, "memory": asked.memory.bytes if asked.memory else 0, "gpus": gpus}
+        texts = [f"{name}={number}" for name, number in needs.items() if number]
+        return ["--turns", str(self._folder), "--needs", ",".join(texts)] if texts else []
 
     def check(self, request: Request) -> list[str]:
         """A problem if the interpreter does not exist."""
@@ -95,10 +103,11 @@ class LocalProvider:
         return handle if locks.is_held(lock) or (lock.exists() and _status(handle)) else None
 
     def observe(self, handle: Handle) -> Observation:
-        """Running while the lock is held. A worker that released the lock without writing an end has died."""
+        """Running while the lock is held, or queued. A worker that released the lock without writing an end has died."""
         lock = _lock_of(handle)
         if locks.is_held(lock):
-            return Observation(State.RUNNING)
+            waits = turns.explain(turns.read(lock.parent), lock.stem)
+            return Observation(State.QUEUED, None, waits) if waits else Observation(State.RUNNING)
         if _is_of_another_worker(handle):
             return TAKEN
         last_words = _last_words(lock)
@@ -128,7 +137,7 @@ class LocalProvider:
         return data, str(start + len(data))
 
     def _lock_file(self, run_id: str, attempt: int) -> Path:
-        return self._folder / f"{run_id}.{attempt}.lock"
+        return turns.lock_file(self._folder, turns.turn_name(run_id, attempt))
 
     def _take_lock(self, path: Path, run_id: str, attempt: int) -> int:
         try:

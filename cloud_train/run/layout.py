@@ -16,6 +16,7 @@
     attempts/<n>/next               multi-node: exists while node 0 waits to start another attempt; it keeps writing the time here
     checkpoints/step-00001200/      checkpoints of attempt 1: files and manifest.json, which is written last
     checkpoints-<n>/step-00002400/  checkpoints of attempt n, from 2 on. Earlier versions kept those of all attempts in checkpoints/
+    start-from/                     the weights that the run begins with, as run.json records them: weights, and perhaps model.json
     moved                           URL of the run directory in which the run continues after a move
     model-<n>/                      the model that the program of attempt n is writing; on a machine only, until the attempt succeeds
     model/                          the final model and manifest.json, which is written last
@@ -29,6 +30,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MANIFEST = "manifest.json"
 MOVED = "moved"
+START_FROM = "start-from"
 AT_ONCE = b"at once\n"
 """Content of the cancellation mark that skips the grace period."""
 

@@ -64,10 +64,14 @@ class Ledger(LedgerReader):
             _new_record(run_id, record_sha256, RecordKind.OWN),
         )
 
-    def adopt(self, entry: Entry) -> None:
-        """Record a run that was submitted from another machine; raises ConflictError if the id is taken."""
+    def adopt(self, entry: Entry, *, replaces: bool = False) -> None:
+        """Record a run that was submitted from another machine; raises ConflictError if the id is taken, unless the new entry ``replaces``
+        it.
+        """
+        forgotten = _Statement("DELETE FROM runs WHERE run_id = ?", (entry.run_id,))
         lost = "DELETE FROM {} WHERE run_id = ? AND run_id NOT IN (SELECT run_id FROM {})"
         self._change(  # one transaction: a row without a reference would look like an interrupted submission
+            *([forgotten] if replaces else []),
             *(_Statement(lost.format(*tables), (entry.run_id,)) for tables in (("runs", "attempts"), ("attempts", "runs"))),
             _new_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created),
             _Statement(

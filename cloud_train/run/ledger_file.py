@@ -71,6 +71,7 @@ _BUSY_SECONDS = 30.0
 _BRIEFLY_BUSY_SECONDS = 5.0
 REPAIR = "restore it with: cloud-train doctor --repair"
 DAMAGED = f"{REPAIR}; until then, name runs by the URLs of their run directories"
+_NOT_A_FILE = "move the folder away, or set CLOUD_TRAIN_HOME to another folder"
 _NOT_WRITABLE = "check that its folder is writable and the disk is not full, or set CLOUD_TRAIN_HOME to another folder"
 
 
@@ -138,7 +139,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, UnicodeError) as error:
-        raise StoreError(f"cannot use the ledger {path}: {error}", hint=DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
+        if path.is_dir():
+            raise StoreError(f"cannot use the ledger {path}: it is a folder", hint=_NOT_A_FILE) from error
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
+        raise StoreError(f"cannot use the ledger {path}: {reason}", hint=DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
 
 
 def is_damage(error: Exception) -> bool:

@@ -77,14 +77,16 @@ class LedgerReader:
         """Runs with their newest attempt, newest run first. Rows that are damaged are left out, and their ids are added to ``damaged``."""
         return list(self.each(limit, damaged))
 
-    def each(self, limit: int | None = None, damaged: list[str] | None = None) -> Iterator[Entry]:
-        """As ``newest``, read as they are needed; the ledger may be changed meanwhile."""
+    def each(self, limit: int | None = None, damaged: list[str] | None = None, *, name: str | None = None) -> Iterator[Entry]:
+        """As ``newest``, read as they are needed; the ledger may be changed meanwhile. With ``name``, only the runs of that job."""
         left = limit
         last: tuple[Any, ...] = ()
+        named = () if name is None else (name,)
         while left is None or left > 0:
             batch_size = _BATCH if left is None else min(left, _BATCH)
-            older = "WHERE (runs.created, runs.run_id) < (?, ?)" if last else ""
-            rows = self._rows(f"{_SELECT} {older} {_NEWEST_FIRST} LIMIT ?", (*last, batch_size))
+            conditions = [*(["runs.name = ?"] if named else []), *(["(runs.created, runs.run_id) < (?, ?)"] if last else [])]
+            where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+            rows = self._rows(f"{_SELECT} {where} {_NEWEST_FIRST} LIMIT ?", (*named, *last, batch_size))
             if not rows:
                 return
             last = rows[-1][FIELDS.index("created")], rows[-1][0]
@@ -117,6 +119,11 @@ class LedgerReader:
             " ORDER BY EXISTS (SELECT 1 FROM records WHERE run_id = runs.run_id AND kind = 'own') DESC, rowid DESC LIMIT 1",
             (),
         )
+        return rows[0][0] if rows else None
+
+    def newest_called(self, name: str) -> str | None:
+        """The id of the newest run of the job with exactly this name, in the order in which this ledger got them; None if there is none."""
+        rows = self._rows("SELECT run_id FROM runs WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,))
         return rows[0][0] if rows else None
 
     def matching(self, text: str, limit: int = 20) -> list[str]:

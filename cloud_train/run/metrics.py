@@ -1,7 +1,8 @@
 """Reading the metrics of a run directory: JSON lines, each read continuing where the previous one ended.
 
-A line is ``{"step": 12, "epoch": 0.5, "time": 1795435200.1, "split": "train", "name": "loss", "value": 0.31}``; epoch, time and split may
-be missing, and a value that is not finite is null. Other lines are skipped, because a program may write anything.
+A line is ``{"step": 12, "loss": 0.31, "val_loss": 0.4}``, with any number of metrics, or, as the built-in trainers write it, one metric:
+``{"step": 12, "epoch": 0.5, "time": 1795435200.1, "split": "train", "name": "loss", "value": 0.31}``. Epoch, time and split may be missing,
+and a value that is not finite is null. Other lines are counted and skipped, because a program may write anything.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -45,6 +47,13 @@ _PARSED_TOGETHER = 1_000
 _UNTHINNED_PIECES = 2
 """At the end of the file, everything is kept, so that the newest steps are complete."""
 _LONGEST_NAME = 200
+_LONGEST_SHOWN = 200
+_EXAMPLE = '{"step": 15, "loss": 0.3}'
+_NOT_METRICS = ("step", "epoch", "time", "split")
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "eval": "validation", "test": "test"}
+"""What a metric's name may begin with, before ``_`` or ``/``, in place of a field ``split``."""
+_BEGINNING = re.compile("([a-z]+)[_/](?=.)")
+_OTHER_LINE = re.compile(rb"(?m)^[ \t\r]*[^\s{][^\n]*")
 _LARGEST_VALUE = sys.float_info.max
 _LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # skips empty lines, of which there may be a million
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -90,9 +99,13 @@ class MetricsReader:
         self._thins = False
         self._usual: set[bytes] = set()
         self._position = 0
+        self._piece = b""
+        """The complete lines that were read last."""
         self._skipped = 0
         self._is_inside_a_line = False
         """Whether the position is inside a line to skip, because it is too long or its beginning was skipped."""
+        self.rejected = Rejected()
+        """The lines that are no metrics."""
         self.has_skipped = False
         """Whether earlier metrics were not read, because there were more than ``most_bytes``."""
 
@@ -106,9 +119,14 @@ class MetricsReader:
             self._position = self._skipped = size - self._most_bytes
             self._is_inside_a_line = self.has_skipped = True
         while self._position < size and (fields := self._next_fields(size)) is not None:
+            had_rejected = self.rejected.count > 0
             for each in fields:
                 if (point := _point(each, self._attempt)) is not None:
                     yield point
+                else:
+                    self.rejected.add(each)
+            if self.rejected.count and not had_rejected:
+                self.rejected.look_for_first(self._piece)
 
     def read_thinned(self) -> Iterator[MetricPoint]:
         """As the first ``read``, but a large file yields only the points that a table of epochs or a plot needs: see ``thinning``."""
@@ -116,8 +134,9 @@ class MetricsReader:
         self._thins, self._piece_bytes = size > _UNTHINNED_BYTES, min(_PIECE_BYTES, max(_SMALLEST_PART_BYTES, size // _PARTS))
         return self.read()
 
-    def read_skipped(self) -> Iterator[MetricPoint]:
-        """The newest point of each metric in the 16 MiB before the part that was read, from lines in the form that the worker writes.
+    def read_skipped(self, most_bytes: int = _FURTHER_BYTES) -> Iterator[MetricPoint]:
+        """The newest point of each metric in the 16 MiB, or ``most_bytes``, before the part that was read, from lines in the form that the
+        worker writes.
 
         Call it after all points of a ``read`` have been taken.
         """
@@ -126,7 +145,7 @@ class MetricsReader:
         stream = self._open()  # the other stream may have forgotten what was skipped
         size = stream.size()
         seen: set[bytes] = set()
-        end, last = self._skipped, max(0, self._skipped - _FURTHER_BYTES)
+        end, last = self._skipped, max(0, self._skipped - most_bytes)
         while end > last:
             piece = stream.read(max(last, end - _PIECE_BYTES - LARGEST_LINE), min(size, end + LARGEST_LINE))  # and lines across its ends
             for name in set(WRITTEN.findall(piece)) - seen:
@@ -144,11 +163,14 @@ class MetricsReader:
         whole = data[: data.rfind(b"\n") + 1]
         begin = whole.find(b"\n") if self._is_inside_a_line else -1
         thins = self._thins and self._position + _UNTHINNED_PIECES * self._piece_bytes < size
-        lines = telling_lines(whole[begin + 1 :], self._usual) if thins else None
-        parsed = _parsed(whole[begin + 1 :] if lines is None else b"".join(lines))
+        self._piece = whole[begin + 1 :]
+        lines = telling_lines(self._piece, self._usual) if thins else None
+        parsed = _parsed(self._piece if lines is None else b"".join(lines), self.rejected)
         if whole:
             self._is_inside_a_line = False
         elif self._is_inside_a_line or len(data) > LARGEST_LINE:
+            if not self._is_inside_a_line:
+                self.rejected.add(data[:_LONGEST_SHOWN])
             self._is_inside_a_line, whole = True, data
         self._position += len(whole)
         self._stream.forget(self._position)
@@ -170,6 +192,56 @@ class MetricsReader:
             values, epochs = ([_number(fields.get(key)) for _, fields in points] for key in ("value", "epoch"))
             kept += [points[index] for index in telling_places(values, epochs)]
         return [fields for _, fields in sorted(kept, key=itemgetter(0))]
+
+
+class Rejected:
+    """The lines of a metrics file that are not metrics: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        """The first line, or its beginning."""
+
+    def add(self, line: bytes | Fields) -> None:
+        """One more line, as it was read or as it was parsed."""
+        if not self.count:
+            text = line.decode(errors="replace") if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False)
+            self.first = text.strip()[:_LONGEST_SHOWN]
+        self.count += 1
+
+    def look_for_first(self, data: bytes) -> None:
+        """Set ``first`` from the piece with the first rejected lines, which are not found in the order of the file."""
+        for line in data.split(b"\n"):
+            if line.strip() and not _is_metric(line):
+                self.first = line[:_LONGEST_SHOWN].decode(errors="replace").strip()
+                return
+
+    def __str__(self) -> str:
+        """Words for the user; empty if there is none."""
+        if not self.count:
+            return ""
+        several = "1 line of the metrics was" if self.count == 1 else f"{self.count:,} lines of the metrics were"
+        return f"{several} not understood; write lines such as {_EXAMPLE}. The first: {self.first}"
+
+
+def rejected_in(data: bytes) -> Rejected:
+    """The lines in ``data``, which are complete, that are not metrics."""
+    rejected = Rejected()
+    for fields in _parsed(data, rejected):
+        if _point(fields, 1) is None:
+            rejected.add(fields)
+    if rejected.count:
+        rejected.look_for_first(data)
+    return rejected
+
+
+def _is_metric(line: bytes) -> bool:
+    """Whether a single line holds at least one metric, and nothing that would be rejected."""
+    if len(line) > LARGEST_LINE:
+        return False
+    rejected = Rejected()
+    found = [_point(fields, 1) for fields in _parsed(line + b"\n", rejected)]
+    return bool(found) and None not in found and not rejected.count
 
 
 class MergedMetrics:
@@ -219,14 +291,41 @@ def tells_pace(name: str) -> bool:
     return name.endswith(("_per_second", "learning_rate", "gradient_norm", "data_wait", "eta_seconds"))
 
 
-def _parsed(data: bytes) -> Iterator[Fields]:
-    """The objects in complete lines. Other lines, and those that are too long, are skipped."""
-    lines = [line for line in _LINE.findall(b"\n" + data) if len(line) <= LARGEST_LINE]
+def _parsed(data: bytes, rejected: Rejected | None = None) -> Iterator[Fields]:
+    """The metrics in complete lines, each with its name and value. Other lines, and those that are too long, are ``rejected``."""
+    found = _LINE.findall(b"\n" + data)
+    lines = [line for line in found if len(line) <= LARGEST_LINE]
+    if rejected is not None:
+        for other in chain(
+            _OTHER_LINE.findall(data) if len(found) < data.count(b"\n") else (), (line for line in found if len(line) > LARGEST_LINE)
+        ):
+            rejected.add(other)
     for start in range(0, len(lines), _PARSED_TOGETHER):
-        yield from _parsed_together(lines[start : start + _PARSED_TOGETHER])
+        parsed = _parsed_together(lines[start : start + _PARSED_TOGETHER], rejected)
+        if all("name" in each for each in parsed):
+            yield from parsed
+        else:
+            yield from chain.from_iterable(map(_spread, parsed))
 
 
-def _parsed_together(lines: list[bytes]) -> list[Fields]:
+def _spread(line: Fields) -> list[Fields]:
+    """A line's metrics, one by one; the line itself if it already has a name, or has no step or no number."""
+    if "name" in line or "value" in line or type(line.get("step")) not in (int, float):
+        return [line]
+    shared = {name: line[name] for name in _NOT_METRICS if name in line}
+    values = {name: value for name, value in line.items() if name not in _NOT_METRICS and (value is None or type(value) in (int, float))}
+    return [{**shared, **_named(name, shared), "value": value} for name, value in values.items()] or [line]
+
+
+def _named(name: str, shared: Fields) -> Fields:
+    """The name of a metric without its split, and its split, which ``val_loss`` and ``validation/loss`` begin with."""
+    begin = _BEGINNING.match(name)
+    if begin is None or "split" in shared or (split := _SPLITS.get(begin[1])) is None:
+        return {"name": name}
+    return {"name": name[begin.end() :], "split": split}
+
+
+def _parsed_together(lines: list[bytes], rejected: Rejected | None) -> list[Fields]:
     """The objects in ``lines``, each of which begins with a line feed and a brace."""
     text = b",".join(lines)
     if text.count(b"{") == len(lines) == text.count(b"},\n") + text.endswith(b"}"):  # so no object reaches into the next line
@@ -236,8 +335,11 @@ def _parsed_together(lines: list[bytes]) -> list[Fields]:
                 return together
     fields = []
     for line in lines:
-        with suppress(ValueError, RecursionError):
+        try:
             fields.append(json.loads(line))
+        except (ValueError, RecursionError):
+            if rejected is not None:
+                rejected.add(line)
     return fields
 
 

@@ -2,7 +2,8 @@
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -10,12 +11,13 @@ from cloud_train.errors import CorruptError
 from cloud_train.job.models import JobSpec
 from cloud_train.run.documents import Fields
 from cloud_train.run.record import Program, RunRecord
+from cloud_train.run.starting_point import StartingPoint
 from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
 """Placeholder for the SHA-256 of ``run.json`` in a plan that has not been submitted."""
-_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign", "token", "remarks"})
-"""Fields left out of the plan in ``run.json``: the first two are stored next to it, ``remarks`` are for the
+_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign", "token", "remarks", "threads"})
+"""Fields left out of the plan in ``run.json``: the first two are stored next to it, ``remarks`` and ``threads`` are for the
 user alone, and the others are about that file itself."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
@@ -50,6 +52,8 @@ class Plan:
     """Absolute path of the job's data on this machine, to mount into the container; None without data or without a container."""
     most_download_bytes: int | None = None
     """The largest file to download for the data set, in bytes; None without a limit. In JSON only if there is one."""
+    start: StartingPoint | None = None
+    """The weights that the run begins with; None for random ones. In JSON only if there are some."""
     record_sha256: str = NOT_WRITTEN
     """SHA-256, in hexadecimal, of the ``run.json`` that the worker may run; zeros until that file is written."""
     is_foreign: bool = False
@@ -60,6 +64,8 @@ class Plan:
     """What the attempt is launched with (``new_token``); empty until then."""
     remarks: tuple[str, ...] = ()
     """What the user should know before paying, shown before everything else; not kept in ``run.json``."""
+    threads: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The variables that say how the program's threads wait, beside other programs; empty on a rented machine. Not kept in ``run.json``."""
 
     @property
     def parameters(self) -> int:
@@ -68,15 +74,24 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
-        return {**self.facts(), "remarks": list(self.remarks), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
+        return {
+            **self.facts(),
+            "remarks": list(self.remarks),
+            "threads": dict(self.threads),
+            "job": self.job.model_dump(mode="json"),
+            "program": asdict(self.program),
+        }
 
     def facts(self) -> dict[str, Any]:
         """The plan as ``run.json`` holds it: without the job and the program, which have their own sections there."""
         fields = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         if self.most_download_bytes is None:
             del fields["most_download_bytes"]
+        if self.start is None:
+            del fields["start"]
         return {
             **fields,
+            **({"start": self.start.to_dict()} if self.start else {}),
             "notes": list(self.notes),
             "layers": [asdict(layer) for layer in self.layers],
             "parameters": self.parameters if self.layers else None,
@@ -92,8 +107,12 @@ class Plan:
         try:
             fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id", *_BESIDE}}
             fields["layers"] = tuple(LayerFacts(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in fields["layers"])
-            fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
+            if data := fields["data"]:
+                fields["data"] = DataFacts(
+                    **{**data, "sample_shape": tuple(data["sample_shape"]), "remarks": tuple(map(str, data.get("remarks", ())))}
+                )
             fields["notes"] = tuple(map(str, fields["notes"]))
+            fields["start"] = StartingPoint.from_plan(record.plan)
             _check_types(fields)
             fields["takes_token"] = fields["image"] is None or fields.get("takes_token") is True
             job = JobSpec.model_validate_json(json.dumps(record.job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
+_USUAL_METRICS = ("validation/accuracy", "validation/loss")
 _LESS_IS_BETTER = ("loss", "error", "bits_per", "perplexity", "norm")
 
 
@@ -24,17 +26,20 @@ class Ranking:
     """Number of best checkpoints to keep."""
 
     def quality(self, metrics: Mapping[str, float], step: int) -> tuple[float, ...]:
-        """The sort key of a checkpoint; greater is better. Checkpoints without the metric come last; ties go to the newest."""
+        """The sort key of a checkpoint; greater is better. Those without the metric or with NaN come last; the newest of equals is best."""
         if self.metric is not None:
             return *_signed(metrics.get(self.metric), self.goal or goal_of(self.metric)), step
         return *_signed(metrics.get("validation/accuracy"), "max"), *_signed(metrics.get("validation/loss"), "min"), step
 
+    def deciding(self, metrics: Mapping[str, float]) -> str:
+        """The name of the metric that decides among validations that report ``metrics``."""
+        return self.metric or next((name for name in _USUAL_METRICS if name in metrics), _USUAL_METRICS[-1])
+
     def value(self, metrics: Mapping[str, float]) -> float | None:
-        """The score of one validation; greater is better. None if the metric is missing."""
-        for metric in (self.metric,) if self.metric else ("validation/accuracy", "validation/loss"):
-            if metric in metrics:
-                return _signed(metrics[metric], self.goal or goal_of(metric))[1]
-        return None
+        """The score of one validation; greater is better. None if the metric is missing or NaN."""
+        metric = self.deciding(metrics)
+        has_value, score = _signed(metrics.get(metric), self.goal or goal_of(metric))
+        return score if has_value else None
 
     def to_text(self) -> str:
         """The ranking as one word for an environment variable: ``2:validation/loss:min``, or ``1``."""
@@ -61,4 +66,6 @@ def goal_of(metric: str) -> str:
 
 
 def _signed(value: float | None, goal: str) -> tuple[bool, float]:
-    return value is not None, 0.0 if value is None else -value if goal == "min" else value
+    if value is None or math.isnan(value):
+        return False, 0.0
+    return True, -value if goal == "min" else value

@@ -10,6 +10,7 @@ from cloud_train.errors import CorruptError
 from cloud_train.run import documents
 from cloud_train.run.documents import Fields
 from cloud_train.run.ranking import USUAL, Ranking
+from cloud_train.run.starting_point import StartingPoint
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -241,5 +242,6 @@ def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[
     of_plan.mapping("provider_settings", default={})
     of_plan.whole_or_none("total_steps", 0, documents.LARGEST_STEP)
     of_plan.whole_or_none("most_download_bytes", 1, documents.LARGEST_STEP)
+    StartingPoint.from_plan(plan)
     if not (of_provenance := Fields(provenance, "provenance")).is_null("job_file"):
         of_provenance.text("job_file")

@@ -14,6 +14,10 @@ _LONGEST_PAUSE_SECONDS = 30.0
 NOT_RECORDED = "not yet recorded"
 
 
+MOVED = "moved to "
+"""How the message begins of an attempt that takes place in another store."""
+
+
 @dataclass(frozen=True)
 class RunView:
     """One run with its newest attempt. Times are seconds since the epoch."""
@@ -56,15 +60,24 @@ class RunView:
         """The state as it is displayed, such as ``running`` or ``interrupted (not yet recorded)``."""
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
+    @property
+    def moved_to(self) -> str | None:
+        """URL of the run directory in which the run continues; None unless a complete move has ended its attempt here."""
+        place = self.message.removeprefix(MOVED)
+        is_claim = self.cause is Cause.INFRASTRUCTURE and not self.host and self.message.startswith(MOVED)
+        return place if is_claim and place.endswith(f"/{self.run_id}") else None
+
     def duration(self, now: float | None = None) -> float | None:
-        """Seconds that the attempt took, or has taken by ``now``; None if it has not started.
+        """Seconds that the attempt took, or has taken by ``now``; None if it has not started, or if that is unknown.
 
         If its worker measured them, no clock that was set in the meantime counts, and neither does one that differs from this machine's.
         """
         if self.started is None:
             return None
+        if self.ended is not None and self.elapsed is not None:
+            return self.elapsed or None  # 0.0: its worker was gone before it measured any
         if self.ended is not None:
-            return self.elapsed if self.elapsed is not None else max(0.0, self.ended - self.started)
+            return max(0.0, self.ended - self.started) if self.host else None  # no worker began it
         if now is None:
             return None
         if self.elapsed is not None and self.heartbeat is not None:

@@ -32,3 +32,7 @@ class DataFacts:
     """Where it comes from, for display."""
     tokens: int | None = None
     """Distinct tokens that a classifier of lines reads, including "unknown"; None for images and text."""
+    test_samples: int | None = None
+    """Samples that the finished model is tested on; None if there are none, or it is unknown."""
+    remarks: tuple[str, ...] = ()
+    """What of the data is not read, and what looks like a mistake, each a sentence without a full stop."""

@@ -32,6 +32,7 @@ PathText = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 PATTERNS = {
     NAME_PATTERN: "at most 40 characters of a-z, 0-9 and '-', not starting or ending with '-'",
@@ -151,7 +152,7 @@ class Cadence(Shorthand):
 
     pattern = _NOT_ZERO + r"(?:([0-9]{1,9})\s*(epochs?|steps?)|" + _NUMBER + r"\s*(s|sec|min|m|h|d))"
     expected = "how often, such as '1 epoch', '200 steps' or '5 min'"
-    examples = ("1 epoch", "200 steps", "5 min")
+    examples: ClassVar[tuple[str, ...]] = ("1 epoch", "200 steps", "5 min")
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self:
@@ -164,6 +165,24 @@ class Cadence(Shorthand):
         if self.unit == "second":
             return str(Duration(self.count))
         return f"{_plain(self.count)} {self.unit}{'' if self.count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Interval(Cadence):
+    """How often something happens on which the result depends: ``1 epoch`` or ``200 steps``.
+
+    A length in seconds is read too, for the section to say what is wrong with it: ``check`` rejects it.
+    """
+
+    examples = ("1 epoch", "200 steps")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": rf"^\s*(?:{_NOT_ZERO}[0-9]{{1,9}}\s*(?:epochs?|steps?))\s*$", "examples": list(cls.examples)}
+
+    def in_steps(self, steps_per_epoch: int) -> int:
+        """The interval in optimizer steps."""
+        return int(self.count) * (steps_per_epoch if self.unit == "epoch" else 1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
 from cloud_train.job.cloud_names import AZURE_ACCOUNT, AZURE_CONTAINER, BUCKETS, meant_azure_store
+from cloud_train.spec.paths import mistake_in
 from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
 
@@ -24,7 +25,8 @@ def scheme_of(url: str) -> str:
 
 
 def absolute_url(url: str, directory: Path) -> str:
-    """The store's URL for a record: a local folder becomes absolute, relative to ``directory``."""
+    """The store's URL for a record: a local folder becomes absolute, relative to ``directory``. Raises UsageError for a mistake in it."""
+    _refuse_mistake(url)
     if scheme_of(url) != "file":
         return url
     folder = folder_of(url)
@@ -33,12 +35,19 @@ def absolute_url(url: str, directory: Path) -> str:
 
 def folder_of(url: str) -> Path:
     """The folder of a local store's URL. Raises UsageError for what no folder can be named."""
-    try:
-        if "\0" in url:
-            raise ValueError("it contains the character NUL")
-        return Path(url.removeprefix("file://")).expanduser()
-    except (RuntimeError, ValueError) as error:  # the first for ~ with an unknown user
-        raise UsageError(f"invalid folder {url!r}: {error}", hint="name a folder, such as ~/.cloud-train/runs") from error
+    if "\0" in url:
+        raise UsageError(f"invalid folder {url!r}: it contains the character NUL", hint="name a folder, such as ~/.cloud-train/runs")
+    path = url.removeprefix("file://")
+    if not path.startswith("/"):  # a record's is absolute, and exists however it is named
+        _refuse_mistake(path)
+    return Path(path).expanduser()
+
+
+def _refuse_mistake(url: str) -> None:
+    if mistake := mistake_in(url):
+        reason, expected = mistake
+        what = "folder" if scheme_of(url) == "file" else "store URL"
+        raise UsageError(f"invalid {what} {without_credentials(url)!r}: {reason}", hint=f"expected: {expected}")
 
 
 def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
@@ -105,6 +114,7 @@ def _parts(url: str) -> tuple[str, str, str, str]:
     if meant := meant_azure_store(url):
         raise UsageError(f"{_shown(url)} names a container in Azure by another form of URL", hint=f"write {meant}")
     if scheme not in _FORMS:
+        _refuse_mistake(url)
         known = " or ".join(_FORMS.values())
         raise UsageError(
             f"unsupported store scheme '{scheme}://' in {_shown(url)}", hint=f"use a folder, such as ~/.cloud-train/runs, or {known}"

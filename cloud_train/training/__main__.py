@@ -21,6 +21,8 @@ from cloud_train.beneath import IrregularError, write_file
 from cloud_train.errors import CloudTrainError, CorruptError, JobError, MissingDependencyError, StoreError, UsageError
 from cloud_train.private import make_folder
 from cloud_train.run.record import sha256_of
+from cloud_train.run.starting_point import StartingPoint
+from cloud_train.spec.paths import home_folder
 from cloud_train.training.processes import LastWords, is_launched, own_rank, words_file
 from cloud_train.worker import contract
 from cloud_train.worker.api import Run
@@ -61,16 +63,16 @@ def main() -> int:
 
 
 def _run(run: Run) -> int:
-    job = _read_job()
+    job, origin = _read_job()
     if (job.resources.processes > 1 or run.nodes > 1) and not is_launched():
         from cloud_train.training.launch import launch
 
         return launch(run, job.resources.processes, ("-m", "cloud_train.training"))
-    _train(job, run)
+    _train(job, run, origin)
     return 0
 
 
-def _train(job: "JobSpec", run: Run) -> None:
+def _train(job: "JobSpec", run: Run, origin: StartingPoint | None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: makes its matrix products reproducible
     try:
         with _without_collecting():
@@ -81,6 +83,7 @@ def _train(job: "JobSpec", run: Run) -> None:
             from cloud_train.training.device import check_accelerators, prepare_device
             from cloud_train.training.distributed import connected
             from cloud_train.training.loop import train
+            from cloud_train.training.starting import read_start
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _NEEDED:
             raise
@@ -97,14 +100,18 @@ def _train(job: "JobSpec", run: Run) -> None:
     with _ended_by_sigterm(run):
         data = load(job, run.data or Path.cwd()).to(device)
     description = ModelDescription.of(job, data)
+    start = read_start(origin)
     with connected(device) as world:
         if world.is_main:
             parameters = sum(layer.parameters for layer in description.layers)
             processes = f"in {world.size} processes, each " if world.size > 1 else ""
             where = f"{processes}on {device} with {_counted(torch.get_num_threads(), 'thread')}"
             samples = f"{len(data.train):,} training samples, {len(data.validation):,} validation samples"
-            print(f"{job.name}: {job.model.kind} with {parameters:,} parameters {where}; {samples}", flush=True)
-        metrics = train(job, data, description, run, world)
+            tested = f", {len(data.test):,} test samples" if data.test is not None else ""
+            print(f"{job.name}: {job.model.kind} with {parameters:,} parameters {where}; {samples}{tested}", flush=True)
+            for remark in data.remarks:
+                print(f"data: {remark}", flush=True)
+        metrics = train(job, data, description, run, world, start=start)
         if world.is_main:
             shown = (f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
             print("done: " + ", ".join(shown), flush=True)
@@ -132,7 +139,7 @@ def keep_compiled_code_private() -> None:
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     with suppress(OSError, RuntimeError):  # in a container without a writable home, /tmp is private
-        folder = Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser() / "compiled"
+        folder = home_folder() / "compiled"
         make_folder(folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
@@ -160,7 +167,7 @@ def _ended_by_sigterm(run: Run) -> Iterator[None]:
     signal.signal(signal.SIGTERM, listening)
 
 
-def _read_job() -> "JobSpec":
+def _read_job() -> "tuple[JobSpec, StartingPoint | None]":
     try:
         from pydantic import ValidationError
 
@@ -178,7 +185,9 @@ def _read_job() -> "JobSpec":
         written = path.read_bytes()
         if os.environ.get(contract.JOB_SHA256, sha256_of(written)) != sha256_of(written):
             raise CorruptError(f"{path} was changed after this attempt was submitted")
-        job = JobSpec.model_validate_json(json.dumps(json.loads(written)["job"]))
+        record = json.loads(written)
+        job = JobSpec.model_validate_json(json.dumps(record["job"]))
+        origin = StartingPoint.from_plan(record.get("plan") or {})
     except ValidationError as error:
         raise JobError(
             f"{path} does not hold a valid job: {in_words(error, JobSpec, json.loads(written)['job'])}",
@@ -189,7 +198,7 @@ def _read_job() -> "JobSpec":
         raise CorruptError(f"{path} is not a valid run record: {error}") from error
     if job.model.kind == "script":
         raise JobError("model.kind: a script is started by the worker itself")
-    return job
+    return job, origin
 
 
 def _explained(error: Exception, run: Run) -> LastWords | None:

@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from cloud_train.beneath import write_file
 from cloud_train.errors import CorruptError
-from cloud_train.run.manifest import read_manifest
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
-from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import WEIGHTS, model_files, read_weights
 from cloud_train.training.ordering import Position
+from cloud_train.training.standing import Standing
 from cloud_train.worker.api import Run
 
 STATE = "state.pt"
@@ -42,8 +41,8 @@ class Snapshot:
     """The learner's state (``Learner.state``)."""
     delivered: nn.Module
     """The network that would be saved as the model now."""
-    patience: Patience
-    """The state of early stopping."""
+    standing: Standing
+    """How the validations so far stand."""
 
 
 class CheckpointWriter:
@@ -69,7 +68,7 @@ class CheckpointWriter:
             {
                 "format": FORMAT,
                 "position": asdict(snapshot.position),
-                "patience": {"best": snapshot.patience.best, "since": snapshot.patience.since},
+                **snapshot.standing.state(snapshot.position.step),
                 **state,
             }
         )
@@ -102,7 +101,7 @@ class CheckpointWriter:
                 )  # by Python, so that a full disk is the usual OSError and no error of torch's own
 
 
-def restore_checkpoint(folder: Path, learner: Learner, patience: Patience) -> Position:
+def restore_checkpoint(folder: Path, learner: Learner, standing: Standing) -> Position:
     """Restore everything from a checkpoint. Raises CorruptError if the files are not those of this training."""
     delivered = read_weights(folder / WEIGHTS)
     try:
@@ -110,8 +109,9 @@ def restore_checkpoint(folder: Path, learner: Learner, patience: Patience) -> Po
         if state["format"] != FORMAT:
             raise ValueError(f"{STATE} has format {state['format']}; this version reads format {FORMAT}")
         learner.load_state({**state, "weights": delivered if state["weights"] is None else state["weights"]})
-        patience.best, patience.since = float(state["patience"]["best"]), int(state["patience"]["since"])
-        return Position(**state["position"])
+        position = Position(**state["position"])
+        standing.load_state(state, position.step, delivered)
+        return position
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CorruptError(
@@ -130,10 +130,9 @@ def fingerprint(world: World) -> dict[str, Any]:
     return {"torch": torch.__version__, "device": device.type, "kind": kind, "threads": torch.get_num_threads(), "processes": world.size}
 
 
-def fingerprint_differences(folder: Path, now: Mapping[str, Any]) -> list[str]:
+def fingerprint_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How this machine differs from the one that wrote the checkpoint, each as ``threads: 8, now 2``."""
-    before = read_manifest(folder).fingerprint
-    return [f"{name}: {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
+    return [f"{name}: {before.get(name)}, now {value}" for name, value in now.items() if name != "data" and before.get(name) != value]
 
 
 def _is_delivered(snapshot: Snapshot) -> bool:

@@ -1,15 +1,12 @@
-"""Validation: loss and accuracy over all samples, shared among the processes; and early stopping."""
+"""Validation: loss and accuracy over all samples, shared among the processes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cloud_train.job.training import EarlyStopping
-from cloud_train.run.ranking import Ranking
 from cloud_train.training.data.dataset import Batch, Pick, Samples, ToldToStopError
 from cloud_train.training.device import Precision
 from cloud_train.training.distributed import ALONE, World
@@ -36,13 +33,12 @@ def evaluate(
     *,
     world: World = ALONE,
     precision: Precision | None = None,
-    carry_state: bool = False,
     told_to_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Loss in nats, accuracy, and for text bits per character, over all samples that the processes pick.
 
-    With ``carry_state`` a language model carries its state from batch to batch; a batch that is shorter than the previous one has lost its
-    last rows. Empty if any process is asked to stop before the end. Every process gets the same metrics.
+    A language model carries its state from batch to batch; a batch that is shorter than the previous one has lost its last rows.
+    Empty if any process is asked to stop before the end. Every process gets the same metrics.
     """
     was_training = network.training
     network.eval()
@@ -55,7 +51,7 @@ def evaluate(
                 break
             if not len(batch):  # none of its images could be read
                 continue
-            before = tuple(tensor[: len(batch)] for tensor in state) if carry_state and state is not None else None
+            before = tuple(tensor[: len(batch)] for tensor in state) if state is not None else None
             with precision.arithmetic() if precision else nullcontext():
                 scores, state = forward(network, batch, before)
             loss += cross_entropy(scores, batch.targets).item() * batch.targets.numel()
@@ -77,33 +73,3 @@ def _as_they_come(batches: Iterator[Batch], told_to_stop: Callable[[], bool]) ->
         if not told_to_stop():  # the validation should be completed, but cannot be
             raise
         yield None
-
-
-@dataclass
-class Patience:
-    """Counts consecutive validations without improvement. Without settings, training never stops early."""
-
-    settings: EarlyStopping | None
-    ranking: Ranking
-    """The metric that decides if the settings name none."""
-    best: float = -math.inf
-    since: int = 0
-    """Validations since the best one."""
-
-    def __post_init__(self) -> None:
-        if self.settings is not None and self.settings.metric is not None:
-            self.ranking = Ranking(self.settings.metric, self.settings.goal)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether training should stop."""
-        return self.settings is not None and self.since >= self.settings.patience
-
-    def validated(self, metrics: Mapping[str, float]) -> None:
-        """Record a validation's metrics, such as ``{"validation/loss": 0.3}``; a missing metric or NaN is no improvement."""
-        value = self.ranking.value(metrics)
-        least = self.settings.min_delta if self.settings else 0.0
-        if value is not None and value > self.best + least:
-            self.best, self.since = value, 0
-        else:
-            self.since += 1

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +27,6 @@ from cloud_train.worker.api import Run
 
 _SHIPPING_SECONDS = 2
 """The part of the grace period that is reserved for ending the launcher itself."""
-_FAREWELL_SECONDS = 1.0
-"""How long node 0's launcher stays after a successful training, until those of the other nodes have ended."""
-_MEETING_SECONDS = 300
-"""How long the launchers of several nodes may take to find each other; their workers have already done so."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -92,9 +87,6 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
             shutdown_timeout=max(1, int(run.grace_seconds) - _SHIPPING_SECONDS),
         )
         elastic_launch(config, sys.executable)(*arguments)
-    if run.nodes > 1 and run.node_rank == 0:
-        # The launchers sign off through this one's store; if it ends too soon, the other logs fill with warnings.
-        time.sleep(_FAREWELL_SECONDS)
 
 
 @contextmanager
@@ -112,11 +104,10 @@ def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
     if interface := interface_towards(address, port):
         for name in _INTERFACE_VARIABLES:
             os.environ.setdefault(name, interface)
-    yield {
-        "rdzv_backend": "static",
-        "rdzv_endpoint": f"{address}:{port}",
-        "rdzv_configs": {"rank": run.node_rank, "timeout": _MEETING_SECONDS},
-    }
+    from cloud_train.training.several_nodes import several_nodes_rendezvous
+
+    with several_nodes_rendezvous(address, port, run.node_rank) as meeting:
+        yield meeting
 
 
 def _explain_meeting(run: Run, error: Exception) -> None:

@@ -1,7 +1,8 @@
-"""A trained model's predictions as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text
-TEXT)``.
+"""A trained model as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text TEXT | --data
+PLACE)``.
 
-stdout is one JSON object: ``{"predictions": […]}`` for images and lines of text, ``{"prompt", "continuation"}`` for a prompt, or
+stdout is one JSON object: ``{"predictions": […]}`` for images and lines of text, ``{"prompt", "continuation"}`` for a prompt, what
+``training.assessment`` returns for data, or
 ``{"error": {"message", "hint", "code"}}`` with the error's documented exit status.
 
 Images are prepared as in validation. Transparency is ignored, and nothing is inverted by default: a model of light strokes on a dark
@@ -46,6 +47,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     question.add_argument("--images", nargs="+", type=Path, help="image files to classify")
     question.add_argument("--prompt", help="text to continue")
     question.add_argument("--text", action="append", help="a line of text to classify; may be repeated")
+    question.add_argument("--data", type=Path, help="data to evaluate the model on")
     parser.add_argument("--invert", action="store_true", help="the images have dark strokes on a light background")
     parser.add_argument("--length", type=int, default=200, help="characters to write")
     parser.add_argument(
@@ -67,6 +69,10 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
             f"using a model needs {error.name}", hint="install it with: pip install 'cloud-train[train]'"
         ) from error
     model = LoadedModel(*load_network(options.folder))
+    if options.data is not None:
+        from cloud_train.training.assessment import assess
+
+        return assess(model, options.data, invert=options.invert)
     takes = _OPTION_OF[model.description.sample_kind]
     asked = next(name for name in _ASKED_WITH if getattr(options, name) is not None)
     if asked != takes:

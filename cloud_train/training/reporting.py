@@ -36,10 +36,10 @@ class Reporter:
         """Log one step with ``samples`` samples, for which it waited ``waited`` seconds; the rates about once a second."""
         if self.run is None:
             return
-        self._loss = result.loss
-        values = {"loss": result.loss, "gradient_norm": result.gradient_norm}
-        if result.accuracy is not None:
-            values["accuracy"] = result.accuracy
+        self._loss = result.epoch_loss
+        values = {"loss": result.epoch_loss, "batch_loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.epoch_accuracy is not None:
+            values["accuracy"] = result.epoch_accuracy
         self._counted, self._steps, self._waited = self._counted + samples, self._steps + 1, self._waited + waited
         now = time.monotonic()
         elapsed = now - self._since
@@ -53,14 +53,21 @@ class Reporter:
 
     def validated(self, position: Position, metrics: Mapping[str, float]) -> None:
         """Log a validation and print a line about it; does nothing for an incomplete one."""
-        if self.run is None or not metrics:
+        if metrics:
+            self._evaluated(position, "validation", metrics, "" if math.isnan(self._loss) else f"loss {self._loss:.4f}, ")
+            self._start_counting(time.monotonic())  # the rates do not include validation
+
+    def tested(self, position: Position, metrics: Mapping[str, float]) -> None:
+        """Log the test of the finished model and print a line about it."""
+        self._evaluated(position, "test", metrics)
+
+    def _evaluated(self, position: Position, split: str, metrics: Mapping[str, float], before: str = "") -> None:
+        if self.run is None:
             return
-        self.run.log(step=position.step, epoch=self._epoch(position), split="validation", **metrics)
-        self._write_events(position, "validation", metrics)
+        self.run.log(step=position.step, epoch=self._epoch(position), split=split, **metrics)
+        self._write_events(position, split, metrics)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
-        trained = "" if math.isnan(self._loss) else f"loss {self._loss:.4f}, "
-        self._say(position, f"{trained}validation {shown}")
-        self._start_counting(time.monotonic())  # the rates do not include validation
+        self._say(position, f"{before}{split} {shown}")
 
     def close(self) -> None:
         """Write what remains."""

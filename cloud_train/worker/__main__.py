@@ -13,9 +13,12 @@
     --secrets PLACE      where the job's secrets are kept (worker.secrets)
     --workspace FOLDER   where files wait to be uploaded to a cloud's store, in RUN_ID.N; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open, locked file to hold for as long as this process lives
+    --turns FOLDER       where the workers of this machine have their locks and their queue
+    --needs TEXT         what the run waits for in that queue, such as cpus=2,gpus=1
     --retry-delay S      seconds before another attempt, instead of increasing delays
 
 Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another worker claimed the attempt, or that of the error on stderr.
+A platform that restarts failed workers gets another one (``Platform.exit_status``).
 """
 
 # ruff: noqa: E402 -- process 1 of a container does not receive signals without a handler, so handlers come before the slow imports.
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, UsageError
+from cloud_train.run.states import Cause
 from cloud_train.storage.credential_forwarding import FORWARDED
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
@@ -49,7 +53,19 @@ if TYPE_CHECKING:
     from cloud_train.worker.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt", "--record")
-_OPTIONS = (*_NEEDED, "--token", "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
+_OPTIONS = (
+    *_NEEDED,
+    "--token",
+    "--node-rank",
+    "--nodes",
+    "--platform",
+    "--secrets",
+    "--workspace",
+    "--lock-fd",
+    "--retry-delay",
+    "--turns",
+    "--needs",
+)
 _HINT = "workers are started by a provider: see cloud-train submit"
 
 
@@ -65,6 +81,8 @@ def main(arguments: list[str], signals: Signals) -> int:
         if FORWARDED in os.environ:
             deny_inspection()
         check_url(options["--store"])
+        if (folder := options.get("--turns")) and not _has_turn(Path(folder), options, attempt, signals):
+            return Cause.CANCELLED.exit_code
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         return _run(options, attempt, signals, timing, platform)
@@ -72,7 +90,13 @@ def main(arguments: list[str], signals: Signals) -> int:
         if platform:
             platform.tell(error.message)
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
+        return platform.exit_status(error.exit_code) if platform else error.exit_code
+
+
+def _has_turn(folder: Path, options: dict[str, str], attempt: int, signals: Signals) -> bool:
+    from cloud_train.worker.turn import parse_needs, wait_for_turn
+
+    return wait_for_turn(folder, options["--run"], attempt, parse_needs(options.get("--needs", "")), signals)
 
 
 def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing, platform: "Platform | None") -> int:
@@ -81,22 +105,23 @@ def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing
     above = Path(options.get("--workspace") or _workspace()).expanduser()
     above = _writable(above) if platform else above
     store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
-    exit_status = run_attempts(
-        store,
-        run_id,
-        attempt,
-        options["--record"],
-        node=platform.node if platform else _node(options),
-        signals=signals,
-        timing=replace(timing, join=platform.join_seconds) if platform else timing,
-        remote=remote,
-        platform=platform,
-        token=options.get("--token", ""),
-        earlier=earlier_runs(store, run_id) if remote else (),
-    )
-    if remote:
-        remove_workspace(store, run_id)
-    return exit_status
+    try:
+        return run_attempts(
+            store,
+            run_id,
+            attempt,
+            options["--record"],
+            node=platform.node if platform else _node(options),
+            signals=signals,
+            timing=replace(timing, join=platform.join_seconds) if platform else timing,
+            remote=remote,
+            platform=platform,
+            token=options.get("--token", ""),
+            earlier=earlier_runs(store, run_id) if remote else (),
+        )
+    finally:
+        if remote:
+            remove_workspace(store, run_id)
 
 
 def _parsed(arguments: list[str]) -> dict[str, str]:

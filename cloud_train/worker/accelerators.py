@@ -1,7 +1,7 @@
 """The GPUs that a program can use on this machine, and why there are fewer than its job asks for.
 
 NVIDIA's driver is asked through its library, as torch and every other program do: its answer follows CUDA_VISIBLE_DEVICES, counts the parts
-of a divided GPU, and is right in every kind of container. The device files tell only why the library is missing or finds none. AMD's GPUs
+of a divided GPU, and is right in every kind of container. The device files only show why the library is missing or finds no GPU. AMD's GPUs
 are those in the kernel's topology. Sources: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html (error numbers),
 https://docs.kernel.org/gpu/amdgpu (amdkfd).
 
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ NVIDIA_FOLDERS = ("usr/local/nvidia/lib64", "usr/local/nvidia/lib")
 
 _PATH = "LD_LIBRARY_PATH"
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_AMD_VISIBLE = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+"""Each lists the GPUs that a program may use, the last two among those of the first; unset for all of them
+(https://rocm.docs.amd.com/projects/HIP/en/latest/reference/env_variables.html).
+"""
 _PATIENCE_SECONDS = 60
 """How long the driver may take: the first program on a machine with eight GPUs may wait 20 s for them."""
 _OTHER_KINDS = re.compile(r"TPU|TRAINIUM|TRN|INFERENTIA|INF\d|GAUDI|HABANA", re.IGNORECASE)
@@ -35,7 +40,7 @@ _ASKED = re.compile(r"([^:]{1,100})(?::(\d{1,6}))?")
 _NO_DEVICE = 100
 _REASONS = {
     34: "libcuda.so.1 is a stub of the CUDA toolkit, not the driver's library; remove the folder 'stubs' from LD_LIBRARY_PATH in the image",
-    802: "the GPUs are not ready, which on machines with NVSwitch is the task of NVIDIA's fabric manager; use another machine",
+    802: "the GPUs are not initialized, as NVIDIA's fabric manager must do on machines with NVSwitch; use another machine",
     803: "the driver's library and its kernel module have different versions; remove NVIDIA's driver packages from the image",
     804: "the image's package cuda-compat does not support this GPU or its driver; remove it from the image, or use a newer driver",
 }
@@ -53,7 +58,7 @@ def library_path(environment: Mapping[str, str], root: Path = Path("/")) -> dict
 
 
 def lacking(job: Mapping[str, Any], environment: Mapping[str, str], root: Path = Path("/")) -> str:
-    """What the user has to know if a program with this ``environment`` can use fewer GPUs than ``job`` asks for; empty if it has enough.
+    """The message for the user if a program with this ``environment`` can use fewer GPUs than ``job`` asks for; empty if it has enough.
 
     Takes a moment, and up to a minute for a driver that does not answer.
     """
@@ -62,7 +67,7 @@ def lacking(job: Mapping[str, Any], environment: Mapping[str, str], root: Path =
         return ""
     found, reason = _nvidia(environment, root)
     if found < count and (amd := _amd(root)) > found:
-        found, reason = amd, "the kernel (amdkfd) has no more"
+        found, reason = _shown(amd, environment)
     if found >= count:
         return ""
     can_use = f"can use only {found}" if found else "cannot use any"
@@ -81,8 +86,26 @@ def asked(job: Mapping[str, Any]) -> tuple[str, int]:
     return match[1], int(match[2] or 1)
 
 
+def visible_variable(environment: Mapping[str, str]) -> str:
+    """The variable that lists the GPUs for a program: AMD's own where it is set, otherwise the one that both makers' libraries read."""
+    return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in environment else "CUDA_VISIBLE_DEVICES"
+
+
+def usable(environment: Mapping[str, str], root: Path = Path("/")) -> list[str]:
+    """The GPUs that a program with this ``environment`` can use, by the numbers or UUIDs that CUDA_VISIBLE_DEVICES takes.
+
+    Takes a moment, and up to a minute for a driver that does not answer.
+    """
+    count, _ = _nvidia(environment, root)
+    if not count and (amd := _amd(root)):
+        count, _ = _shown(amd, environment)
+    listed = environment.get(visible_variable(environment))
+    names = [str(number) for number in range(count)] if listed is None else [entry.strip() for entry in listed.split(",")]
+    return names[:count]
+
+
 def _nvidia(environment: Mapping[str, str], root: Path) -> tuple[int, str]:
-    """How many NVIDIA GPUs the program can use, and why not more."""
+    """The number of NVIDIA GPUs that the program can use, and why there are no more."""
     answer = _driver_says(environment)
     count, error = answer.get("count"), answer.get("error")
     hidden = "".join(f"; {name} is {environment[name]!r}" for name in _VISIBLE if environment.get(name) not in (None, "all"))
@@ -104,15 +127,15 @@ def _without_library(root: Path) -> str:
     devices = sum(1 for _ in root.glob("dev/nvidia[0-9]*"))
     if devices:
         return (
-            f"/dev has {devices} of NVIDIA's, but the driver's library libcuda.so.1 was not found; in a container, set"
+            f"/dev has {devices} NVIDIA devices, but the driver's library libcuda.so.1 was not found; in a container, set"
             " NVIDIA_DRIVER_CAPABILITIES=compute,utility, and LD_LIBRARY_PATH to its folder"
         )
     if (root / "proc/driver/nvidia").is_dir():
         return (
-            "the machine has NVIDIA's driver, but its devices are not in the container; set NVIDIA_VISIBLE_DEVICES=all in the image, or let"
-            " the container runtime pass the GPUs on"
+            "the machine has NVIDIA's driver, but its devices are not in the container; set NVIDIA_VISIBLE_DEVICES=all in the image, or"
+            " give the container the GPUs (docker run --gpus all)"
         )
-    return "there is no NVIDIA driver (libcuda.so.1) and no NVIDIA device; use a machine that has GPUs, with a driver for them"
+    return "there is no NVIDIA driver (libcuda.so.1) and no NVIDIA device; use a machine with GPUs and their driver"
 
 
 def _amd(root: Path) -> int:
@@ -124,6 +147,20 @@ def _amd(root: Path) -> int:
         with suppress(OSError, ValueError):  # a container may read only those of its own GPUs
             counted += any(re.fullmatch(r"simd_count [1-9]\d*", line) for line in file.read_text().splitlines())
     return counted
+
+
+def _shown(amd: int, environment: Mapping[str, str]) -> tuple[int, str]:
+    """The number of AMD's GPUs that the program can use, and why there are no more: ROCm hides those that its variables do not list."""
+    listed = {name: list(takewhile(_names_gpu, environment[name].split(","))) for name in _AMD_VISIBLE if name in environment}
+    if not listed:
+        return amd, "the kernel (amdkfd) has no more"
+    fewest = min(listed, key=lambda name: len(listed[name]))
+    return min(amd, len(listed[fewest])), f"the kernel (amdkfd) has {amd}; {fewest} is {environment[fewest]!r}"
+
+
+def _names_gpu(entry: str) -> bool:
+    """Whether an entry of such a variable is a GPU's number or UUID. Anything else, such as -1, hides it and all GPUs after it."""
+    return bool(entry.strip()) and not entry.strip().startswith("-")
 
 
 def _driver_says(environment: Mapping[str, str]) -> dict[str, Any]:

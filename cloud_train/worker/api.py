@@ -116,6 +116,11 @@ class Run:
         """The attempt that results belong to; None outside cloud-train."""
         return None if self.run_id == _ALONE else self.attempt
 
+    def _with_code(self, fingerprint: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The fingerprint with the identity of a script's code, as the worker found it when the attempt began."""
+        given = os.environ.get(contract.CODE) if self._made_by is not None else None
+        return {**({"code": json.loads(given)} if given else {}), **(fingerprint or {})}
+
     @property
     def stop_requested(self) -> bool:
         """Whether the run was asked to stop: save a checkpoint and end with ``exit_stopped``. A second SIGTERM ends the process
@@ -154,16 +159,23 @@ class Run:
             raise StoreError(f"cannot save {temporary}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
         try:
             yield temporary
-            published = publish(temporary, self.checkpoints, step, metrics, fingerprint, attempt=self._made_by)
+            published = publish(temporary, self.checkpoints, step, metrics, self._with_code(fingerprint), attempt=self._made_by)
         finally:
             with suppress(FileNotFoundError, beneath.IrregularError), opened(self.checkpoints) as directory:
                 _remove_if_there(temporary.name, directory)
         prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking, attempt=self._made_by)
 
-    def publish_model(self) -> None:
-        """Complete the final model by writing its manifest. Raises StoreError if ``model`` is empty or cannot be written."""
+    def publish_model(
+        self, step: int | None = None, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+    ) -> None:
+        """Complete the final model by writing its manifest. Raises StoreError if ``model`` is empty or cannot be written.
+
+        ``step`` is the step whose weights it has, and ``metrics``, such as ``{"validation/accuracy": 0.98}``, say how good it is;
+        ``fetch-model`` shows both. ``fingerprint`` records what the model was made from.
+        """
         self.flush()
-        write_manifest(self.model, step=None, root=self.root_of(self.model), attempt=self._made_by)
+        fingerprint = self._with_code(fingerprint)
+        write_manifest(self.model, step, metrics, fingerprint, self.root_of(self.model), attempt=self._made_by)
 
     def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
         """Report why the program is about to end; the run's status shows the first 1,024 characters.

@@ -1,8 +1,8 @@
-"""The program's output on the worker's own standard output too, where a platform's users look for it: CloudWatch, Cloud Logging, user_logs.
+"""Copies the program's output to the worker's standard output, where users of a platform look for it: CloudWatch, Cloud Logging, user_logs.
 
-The program writes its log itself, byte for byte, and nothing is between them. A forked process reads what is added to that file and writes
-it to the standard output, so a platform whose log is slow or stuck delays neither the program nor the worker. Platforms bill what they
-keep by the byte, so a program that prints too much is cut short here, with a line that says so; the run's own log always has everything.
+The program writes directly into its log. A forked process reads what is added to that file and writes it to the standard output, so a
+platform whose log is slow or stuck delays neither the program nor the worker. Platforms bill logs by the byte, so if a program prints too
+much, the copy is cut short, with a line that says so; the run's own log always has everything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from cloud_train.worker import contract
 _LOOK_SECONDS = 1.0
 _PIECE_BYTES = 64 * 1024
 _BURST_BYTES = 1 << 20
-"""What a program may print at any time."""
+"""What a program may print at once."""
 _BYTES_PER_SECOND = 16 * 1024
-"""What it may print all the time: at most 1.4 GB a day for each node."""
+"""What it may print in the long run: at most 1.4 GB a day for each node."""
 _LAST_BYTES = 64 * 1024
-"""What is shown of the end of the output in any case, because that has the reason of a failure."""
+"""The end of the output that is always copied, because it has the reason for a failure."""
 
 
 def wanted(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
@@ -35,7 +35,7 @@ def wanted(environment: Mapping[str, str] = os.environ, pid: int | None = None) 
 
 
 class Copying:
-    """What has been added to a file, as far as the allowance goes, for ``write``; a line of text says what was left out."""
+    """Passes what was added to a file to ``write``, within the allowance; a line of text says what was left out."""
 
     def __init__(self, read: Callable[[int, int], bytes], write: Callable[[bytes], None], clock: Callable[[], float] = monotonic) -> None:
         """``read(start, size)`` returns at most so many bytes of the file."""
@@ -72,7 +72,7 @@ class Copying:
         if start <= self._at:
             return
         start += self._read(start, _LAST_BYTES).find(b"\n") + 1
-        said = f"[cloud-train: {start - self._at:,} bytes of output are left out here; cloud-train logs shows them]\n".encode()
+        said = f"[cloud-train: {start - self._at:,} bytes of output were left out here; see them with: cloud-train logs]\n".encode()
         self._write(said if self._ends_line else b"\n" + said)
         self._at, self._ends_line = start, True
 
@@ -90,7 +90,7 @@ class Console:
         os.close(reading)
 
     def end(self) -> None:
-        """Have it copy what is left, and end."""
+        """Let it copy the rest and exit."""
         self.close()
 
     def close(self) -> None:

@@ -45,6 +45,8 @@ class Timing:
     """Interval between attempts to record the end on a full disk."""
     uploading: float = 300.0
     """Time without any successful upload, after the end, until the remaining uploads are abandoned."""
+    reclaimed: float = 120.0
+    """How long to wait after a notice for the machine to be reclaimed, until the run continues here because it was not."""
     retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
     """Delays before the second attempt, the third, and so on; the last one applies to all further attempts."""
 

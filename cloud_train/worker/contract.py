@@ -46,5 +46,10 @@ BEST = "CLOUD_TRAIN_BEST"
 PLATFORM = "_CLOUD_TRAIN_PLATFORM"
 """The cloud platform of this machine; not set elsewhere. On such a machine, downloads from loopback addresses are refused."""
 
+CODE = "_CLOUD_TRAIN_CODE"
+"""The identity of a script's code as JSON, for the manifests that ``cloud_train.worker.api`` writes; not set for a built-in trainer."""
+START_FROM = "_CLOUD_TRAIN_START_FROM"
+"""The file of weights with which a built-in trainer begins (``train.start_from``). Not set without one, nor with a checkpoint."""
+
 STOPPED = exit_status.TERMINATED
 """Exit status of a program that saved a checkpoint and stopped because of SIGTERM (128 + 15)."""

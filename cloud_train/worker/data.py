@@ -111,7 +111,7 @@ def download_all(files: Collection[DownloadedFile], cache: Path, note: Note, *, 
 def _download_file(file: DownloadedFile, place: Path, note: Note, allow_loopback: bool) -> None:
     from cloud_train.storage.https import fetch_url
 
-    if not _is_file_of(place, file.sha256):
+    if not is_file_of(place, file.sha256):
         note(f"data: downloading {without_credentials(file.url)}")
         arriving = place.with_name(f".{place.name}.arriving")
         fetch_url(
@@ -158,7 +158,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     if is_folder(place):  # another run may be reading the shards in it
         note(f"data: {place} has changed since it was verified: comparing its shards with the index in the store")
         for shard in shards:
-            if not _is_file_of(place / shard.name, shard.sha256 or ""):
+            if not is_file_of(place / shard.name, shard.sha256 or ""):
                 remove(place / shard.name)
         if is_folder(place / INDEX):
             remove(place / INDEX)
@@ -177,7 +177,7 @@ def _fetch_file(store: Store, key: str, place: Path, note: Note) -> None:
     from cloud_train.storage.transfer.engine import Options
 
     info = store.stat(key)
-    if info.sha256 is None or not _is_file_of(place, info.sha256):
+    if info.sha256 is None or not is_file_of(place, info.sha256):
         arriving = place.with_name(f".{place.name}.arriving")
         remove(arriving)
         _tell(download(store, [Download(key, arriving, info.size)], Options(report=Teller(note), durable=False)), note)
@@ -245,7 +245,7 @@ def _clear_the_way(folder: Path, paths: Collection[str]) -> None:
             remove(folder / path)
 
 
-def _is_file_of(path: Path, sha256: str) -> bool:
+def is_file_of(path: Path, sha256: str) -> bool:
     """Whether ``path`` is a regular file with this SHA-256."""
     from cloud_train.storage.transfer.local_files import hash_file
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from contextlib import suppress
@@ -13,11 +14,24 @@ from cloud_train.beneath import open_plain, read_all
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.worker import contract
+from cloud_train.worker.worker_log import ESCAPES
 
 _SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE, Cause.NO_ACCELERATOR})
 """The causes that a program may report itself."""
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the program itself, or the last command of its shell
 _READ_BYTES = 64 * 1024
+_LAST_LINES = 30
+_PROGRESS = re.compile(r"\d%\|.*\||\d ?(?:it|s|step|batch)/(?:s|it|step|batch)\b|[=#>━█▏▎▍▌▋▊▉.-]{8}")
+"""Progress bars of tqdm, rich, Keras and pip."""
+_ERROR = re.compile(
+    r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b(?::|$)|\b(?:error|fatal|panic|failed|fault|killed|aborted|cannot)\b",
+    re.IGNORECASE,
+)
+"""Exceptions of Python by their names, and the words of other programs."""
+
+
+_READ_ONLY = re.compile(r"read-only file system|\bEROFS\b", re.IGNORECASE)
+_WRITABLE = "in a container, write into $CLOUD_TRAIN_CHECKPOINTS, $CLOUD_TRAIN_MODEL or /tmp"
 
 
 def stopwatch() -> float:
@@ -31,12 +45,14 @@ class Stop(Enum):
     TOLD = "told to stop"
     CANCELLED = "cancelled"
     TIME_LIMIT = "reached its time limit"
+    NOTICE = "the machine is about to be reclaimed"
     OTHER_NODE = "stopped with another node"
     SUPERSEDED = "superseded by a newer attempt"
 
 
 _CAUSE_OF_STOP = {
     Stop.TOLD: Cause.PREEMPTED,
+    Stop.NOTICE: Cause.PREEMPTED,
     Stop.CANCELLED: Cause.CANCELLED,
     Stop.TIME_LIMIT: Cause.TIMED_OUT,
     Stop.OTHER_NODE: Cause.INFRASTRUCTURE,
@@ -58,6 +74,8 @@ class Ending:
     """When the worker noticed it, in seconds since the epoch."""
     moment: float = field(default_factory=stopwatch)
     """The same by ``stopwatch``."""
+    is_noticed: bool = False
+    """Whether this node's machine is about to be reclaimed."""
     is_superseded: bool = False
     """Whether a newer attempt has begun elsewhere: then nothing of this one counts any more."""
 
@@ -81,8 +99,10 @@ def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: P
     if said.message:
         known = cause if said.cause is None or cause is Cause.OUT_OF_MEMORY else said.cause
         return Ending(known, said.message, exit_code, said.is_consequence)
-    last = last_line(output_log)
-    return Ending(cause, f"{describe(exit_code)}: {last}" if last else describe(exit_code), exit_code)
+    reason = telling_line(output_log)
+    if _READ_ONLY.search(reason):
+        reason += f" ({_WRITABLE})"
+    return Ending(cause, f"{describe(exit_code)}: {reason}" if reason else describe(exit_code), exit_code)
 
 
 def of_stop(reason: Stop, program: Program, exit_code: int | None, killed: str, failure: Path) -> Ending:
@@ -95,7 +115,9 @@ def of_stop(reason: Stop, program: Program, exit_code: int | None, killed: str, 
         message += " before the program started"
     if killed:
         message += f"; {killed}"
-    return Ending(_CAUSE_OF_STOP[reason], f"{message}: {said.message}" if said.message else message, exit_code, reason is Stop.OTHER_NODE)
+    message = f"{message}: {said.message}" if said.message else message
+    is_consequence, is_noticed = reason is Stop.OTHER_NODE, reason is Stop.NOTICE
+    return Ending(_CAUSE_OF_STOP[reason], message, exit_code, is_consequence=is_consequence, is_noticed=is_noticed)
 
 
 def beside_others(exit_code: int, end: Ending) -> Ending:
@@ -128,10 +150,16 @@ def read_failure(path: Path) -> Said:
     return Said(str(fields["message"]), cause, fields.get("is_consequence") is True)
 
 
-def last_line(path: Path) -> str:
-    """The last non-empty line of a log. Carriage returns end lines as well, so that a progress bar's last state counts."""
-    text = _read_end(path, from_end=True).decode(errors="replace")
-    return next((line.strip() for line in reversed(text.replace("\r", "\n").split("\n")) if line.strip()), "")
+def telling_line(path: Path) -> str:
+    """The line of a log that most probably says why the program failed: the last one that looks like an error, or else the last one.
+
+    Only the last lines are considered, and no progress bars among them. A carriage return ends a line, and escape sequences are removed.
+    """
+    text = ESCAPES.sub("", _read_end(path, from_end=True).decode(errors="replace"))
+    lines = [stripped for line in text.replace("\r", "\n").split("\n") if (stripped := line.strip())]
+    told = [line for line in lines if not _PROGRESS.search(line)][-_LAST_LINES:]
+    errors = [line for line in told if _ERROR.search(line)]
+    return next(reversed(errors or told or lines), "")
 
 
 def oom_kills(root: Path = Path("/")) -> int:

@@ -19,6 +19,8 @@ from cloud_train.worker.machine_folders import WorkspaceError
 
 _IN_USE = ".in-use"
 _DEEPEST = 100
+_descriptors: dict[Path, int] = {}
+"""Of the workspaces that this process uses."""
 
 
 def open_workspace(above: Path, run_id: str, attempt: int) -> LocalStore:
@@ -30,6 +32,7 @@ def open_workspace(above: Path, run_id: str, attempt: int) -> LocalStore:
     try:
         os.makedirs(folder, exist_ok=True)  # noqa: PTH103 -- pathlib's differs only in its arguments
         descriptor = beneath.open_plain(folder / _IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
+        _descriptors[folder] = descriptor
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # closed by the end of the process alone, and in programs, which are other executables
     except OSError as error:
         raise WorkspaceError(
@@ -50,10 +53,15 @@ def earlier_runs(workspace: LocalStore, run_id: str) -> list[Path]:
 
 
 def remove(workspace: LocalStore, run_id: str) -> None:
-    """Remove a workspace whose run directory is gone, and those of earlier workers that are not in use. Never raises OSError."""
+    """Remove a workspace whose run directory is gone, or has only what this worker brought before another one began the attempt; and those
+    of earlier workers that are not in use. Never raises OSError.
+    """
     import shutil  # takes 3 ms, which a worker with a local store can save
 
-    if (workspace.folder / run_id).exists():  # not everything could be uploaded
+    run = workspace.folder / run_id
+    if run.exists() and _is_as_brought(run) and _is_ours_alone(workspace.folder):
+        shutil.rmtree(run, ignore_errors=True)
+    if run.exists():  # not everything could be uploaded
         return
     with suppress(OSError):
         (workspace.folder / _IN_USE).unlink(missing_ok=True)
@@ -62,6 +70,22 @@ def remove(workspace: LocalStore, run_id: str) -> None:
         folder = run if run.parent == workspace.folder.parent else run.parent
         with suppress(OSError), _unused(folder):
             shutil.rmtree(folder)
+
+
+def _is_as_brought(run: Path) -> bool:
+    """Whether nothing but ``run.json`` and marks of cancellation is in a run directory."""
+    above = {entry.name for entry in run.iterdir()}
+    marks = [path for path in (run / layout.ATTEMPTS).rglob("*") if path.is_symlink() or not path.is_dir()]
+    return above <= {layout.RUN, layout.ATTEMPTS} and all(path.name == "cancel" for path in marks)
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether no other process uses a workspace of this one; from then on, none can begin to while this one lives."""
+    try:
+        fcntl.flock(_descriptors[folder], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, KeyError):
+        return False
+    return True
 
 
 def take_over_newest(earlier: Path, checkpoints: Path, note: Callable[[str], None], branch: Branch) -> dict[str, int | None]:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.worker.nodes import DEFAULT_PORT, NodeContext, from_variables
@@ -39,6 +40,8 @@ class Platform:
     """File from which the platform reads the reason for a failure."""
     restarts_failures: bool = False
     """Whether a worker that exits with a non-zero status is restarted, which costs money if there is nothing left to do."""
+    store_status: int = exit_status.STORE
+    """Exit status of a worker that cannot reach its store."""
     join_seconds: float = 1200.0
     """How long the machines of a job may take to appear one after another. AWS's own toolkit waits 15 minutes for their names."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -50,18 +53,21 @@ class Platform:
             with suppress(OSError):
                 self.failure_file.write_text(message, encoding="utf-8")
 
-    def exit_status(self, status: int) -> int:
-        """The exit status to use instead of ``status`` once the store has the end of the run's last attempt.
+    def exit_status(self, status: int, *, is_final: bool = False) -> int:
+        """The exit status to use instead of ``status``; ``is_final`` is whether the store has the end of the run's last attempt.
 
-        Vertex AI restarts a worker that exits with any other status than 0 up to five times in place, and then the job up to three times;
-        its setting disableRetries is not said to change that
+        Vertex AI may restart a worker that exits with another status than 0 up to five times in place, and then the job up to three times.
+        Most of them end the job at once ("user code exception"), but 6, 11, 134 and 139 may be a crash, after which it starts the job
+        again; nothing in its documentation says that disableRetries changes this
         (https://cloud.google.com/vertex-ai/docs/training/understanding-training-service).
         """
-        return 0 if self.restarts_failures else status
+        if is_final and self.restarts_failures:
+            return 0
+        return self.store_status if status == exit_status.STORE else status
 
 
 def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:
-    """The platform ``name``, or the one described by NodeVariables as JSON; raises UsageError if this machine does not belong to it.
+    """The platform ``name``, or the one described by NodeVariables as JSON; raises UsageError if this machine is not one of its machines.
 
     ``root`` is the root folder for the platform's files.
     """
@@ -104,12 +110,12 @@ def _vertex(environment: Mapping[str, str], _root: Path) -> Platform:
     job = environment["CLOUD_ML_JOB_ID"]
     spec: dict[str, Any] = json.loads(environment.get("CLUSTER_SPEC") or "{}")
     if not spec:
-        return Platform(NodeContext(), job, restarts_failures=True)
+        return Platform(NodeContext(), job, restarts_failures=True, store_status=exit_status.STORE_ON_VERTEX)
     pools = [spec["cluster"].get(f"workerpool{number}", []) for number in range(2)]
     rank = int(spec["task"]["index"]) + (1 if spec["task"]["type"] == "workerpool1" else 0)
     address, _, port = pools[0][0].rpartition(":")
     node = _node(rank, len(pools[0]) + len(pools[1]), address, {_PORT: port, **environment})
-    return Platform(node, job, restarts_failures=True)
+    return Platform(node, job, restarts_failures=True, store_status=exit_status.STORE_ON_VERTEX)
 
 
 def _azureml(environment: Mapping[str, str], _root: Path) -> Platform:

@@ -79,6 +79,15 @@ class Remote:
                 workspace.put(key, store.get(key, 0, documents.LARGEST_MARK))
         return ""
 
+    def bring_file(self, name: str, path: Path, size: int, sha256: str) -> None:
+        """Download a file of the run directory, with this SHA-256. Raises CorruptError, also if it is missing, and StoreError."""
+        from cloud_train.storage.transfer.downloading import Download, download
+
+        try:
+            download(self.store(), [Download(f"{self.run_id}/{name}", path, size, sha256)])
+        except ObjectMissingError as error:
+            raise CorruptError(f"{self.url}/{self.run_id}/{name} is missing", hint="submit the job again") from error
+
     def bring_newest(self, checkpoints: Path, note: Note, branch: Branch | None = None) -> dict[str, int | None]:
         """Download the newest valid checkpoint of the ``branch`` into this attempt's own folder, unless it is already here.
 

@@ -76,7 +76,7 @@ def run_attempts(
     if platform is None:
         return exit_status
     platform.tell(last.message)
-    return platform.exit_status(exit_status) if last.is_final and exit_status == last.exit_status else exit_status
+    return platform.exit_status(exit_status, is_final=last.is_final and exit_status == last.exit_status)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ class _Last:
 
 def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
     program = lease.record.program
-    number = first
+    number, is_noticed = first, False
     while (at := lease.take(number)) is not None:
-        end = Attempt(number, at).run()
+        end = Attempt(number, at, heeds_notices=not is_noticed).run()  # the first notice counts: a second one is about the same event
+        is_noticed = is_noticed or end.is_noticed
         if end.is_superseded:
             return _Last(TAKEN, end.message)
         cause = end.cause if node.rank == 0 else attempt_cause(end, at)
@@ -105,6 +106,8 @@ def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Si
             return _Last(cause.exit_code, at.status.status.message)
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]
+            if end.is_noticed:  # a worker that exited would look like a failure, after which the platform starts no other
+                delay = max(delay, timing.reclaimed)
             at.worker_log.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
             if not _wait(delay, at):
                 lease.bring_marks()

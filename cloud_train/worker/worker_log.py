@@ -13,8 +13,8 @@ from cloud_train.spec.secret_names import without_credentials
 LONGEST = 1024
 """Maximum length of a message, in characters."""
 
-# ECMA-48 control sequences, and xterm's titles
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+"""A terminal's escape sequences: the control sequences of ECMA-48, and xterm's titles."""
 _SHORTEST_SECRET = 4  # hiding every "1" or "on" would make messages unreadable and protect nothing
 _KEPT_LINES = 200
 
@@ -30,7 +30,7 @@ class Redactor:
     def clean(self, text: str) -> str:
         """``text`` redacted, cut to ``LONGEST`` characters."""
         # Twice: escape sequences may split a secret, and a secret with control characters is only recognised before they are removed.
-        text = self._without_secrets(_ESCAPE.sub("", self._without_secrets(text)))
+        text = self._without_secrets(ESCAPES.sub("", self._without_secrets(text)))
         text = without_credentials(" ".join("".join(character if character.isprintable() else " " for character in text).split()))
         return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 

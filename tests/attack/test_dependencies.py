@@ -81,6 +81,7 @@ def test_the_base_image_is_built_from_an_image_and_packages_that_are_named_by_di
     assert {"--require-hashes", "--only-binary"} <= set(install.split())
 
 
+@pytest.mark.slow
 def test_of_ones_own_wheels_only_those_very_files_are_installed(tmp_path: Path) -> None:
     lock = "toy==1.0 \\\n    --hash=sha256:" + "0" * 64 + "\n    # via -r requirements.in\n"
     wheel = made(tmp_path / "wheels", "toy", "1.0+own", [])

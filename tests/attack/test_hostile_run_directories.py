@@ -313,6 +313,7 @@ def test_a_look_remembers_no_more_metrics_than_a_program_can_mean(store: Path, h
     assert all(value == 20_000 + int(key.removeprefix("train/")) for key, value in latest.items())
 
 
+@pytest.mark.slow
 def test_metrics_of_ever_new_names_take_bounded_memory_and_print_a_short_table(store: Path, home: Home, tmp_path: Path) -> None:
     run = run_directory(store, BAD)
     adopt(home, str(run))

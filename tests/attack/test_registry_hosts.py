@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cloud_train.errors import CloudTrainError
+from cloud_train import Client
+from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import ImageError, RegistryError
@@ -373,3 +374,21 @@ def test_a_registry_that_redirects_does_not_pass_the_login_on(status: int, tmp_p
         assert "Authorization" in registry.headers[1]
         assert len(other.headers) == 2
         assert not any("Authorization" in headers for headers in other.headers)
+
+
+@pytest.mark.parametrize(
+    ("provider", "repository"),
+    [
+        ("aws", "111122223333.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"),
+        ("gcp", "europe-west4-docker.pkg.dev/your-project-123456/cloud-train/jobs"),
+        ("azure", "your-registry.azurecr.io/cloud-train"),
+        ("azure", f"{ACR}.attacker.example/cloud-train"),
+    ],
+)
+def test_the_verb_package_asks_for_no_login_for_a_repository_that_a_submission_refuses(
+    provider: str, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud_train.orchestrator.packaging.push_image", lambda *_: pytest.fail("it was pushed"))
+    (tmp_path / "job.yaml").write_text("name: digits\nmodel: {kind: script, command: ['true']}\n", encoding="utf-8")
+    with pytest.raises(ProviderError, match=f"nothing was pushed: {provider}.repository: "):
+        Client(tmp_path / "home").package(tmp_path / "job.yaml", provider=provider, push=True, repository=repository, trust=True)

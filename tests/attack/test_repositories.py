@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.orchestrator.packaging import commit_of
+from cloud_train.run.repository import commit_of
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
 

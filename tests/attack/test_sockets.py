@@ -60,6 +60,7 @@ def test_the_processes_of_one_node_listen_on_the_loopback_interface_alone(watche
     assert {address for _, address, _ in sockets} <= {"127.0.0.1", "::1"}, sockets
 
 
+@pytest.mark.slow
 def test_nothing_that_the_processes_of_one_node_tell_each_other_is_unpickled(watched: Path) -> None:
     pickles = watched / "found.pickles"
     assert not pickles.exists(), pickles.read_text()

@@ -146,6 +146,7 @@ VERBS: dict[str, Callable[[World], list[str]]] = {
     "fetch-model": lambda world: ["fetch-model", world.run_id],
     "fetch-model of an unknown checkpoint": lambda world: ["fetch-model", world.run_id, "--checkpoint", HOSTILE],
     "sync": lambda world: ["sync", world.run_id, "--to", f"copy{HOSTILE}"],
+    "evaluate": lambda world: ["evaluate", world.run_id, "photos"],
     "predict": lambda world: ["predict", world.run_id, "--text", HOSTILE],
     "package": lambda world: ["package", "image.yaml"],
     "pack": lambda world: ["pack", "photos", f"packed{HOSTILE}"],

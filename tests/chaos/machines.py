@@ -14,6 +14,7 @@ from time import monotonic, time
 import psutil
 
 from tests.answers import Request
+from tests.chaos.containers import EngineLink
 from tests.faults import Cut, Fault, FaultProxy, Record, Refuse, Weather, calm
 from tests.stores import LOOPBACK, StoreServer
 
@@ -63,6 +64,9 @@ class Passage:
     path: str
     began: float
     ended: float
+    body: bytes = b""
+    is_done: bool = True
+    """Whether the store has said so."""
 
 
 class Link:
@@ -111,12 +115,17 @@ class _WatchedProxy(FaultProxy):
         super().__init__(server, link, address=address)
         self._link, self._passages = link, passages
 
+    def keeps(self, request: Request) -> bool:
+        """Whether it writes, to a store whose server does not keep earlier versions itself."""
+        return self.scheme != "s3" and request.method == "PUT"
+
     def end(self, record: Record) -> None:
         """Keep what became of a request."""
         began = self._link.passed.pop(record.request.number, time())
         is_lost = isinstance(record.fault, Refuse) or (isinstance(record.fault, Cut) and record.fault.direction == "request")
         if not is_lost and (record.status is None or record.status < 300):
-            self._passages.append(Passage(record.request.method, record.request.path, began, time()))
+            is_done = record.answered is not None and record.answered < 300
+            self._passages.append(Passage(record.request.method, record.request.path, began, time(), record.body, is_done))
         super().end(record)
 
 
@@ -132,7 +141,8 @@ class Machine:
     folder: Path
     environment: dict[str, str]
     """Of every process on it."""
-    link: Link
+    link: Link | EngineLink
+    """The network to the store, or to the Docker Engine if the run is in containers."""
     prefix: tuple[str, ...] = ()
     """Enters the machine's network namespace."""
     commands: list[Command] = field(default_factory=list)
@@ -226,7 +236,14 @@ class Machine:
 
 @contextmanager
 def two_machines(
-    folder: Path, server: StoreServer | None, seed: int, passages: list[Passage], *, one_host: bool, namespaces: bool
+    folder: Path,
+    server: StoreServer | None,
+    seed: int,
+    passages: list[Passage],
+    *,
+    one_host: bool,
+    namespaces: bool,
+    in_containers: bool = False,
 ) -> Iterator[dict[str, Machine]]:
     """The machines ``a`` and ``b``; with a server each reaches it through a proxy of its own, from its network namespace if asked.
 
@@ -248,12 +265,17 @@ def two_machines(
                 "CHAOS_CLOCK_OF_WORKERS": str(folder / f"clock-{name}"),
                 "CHAOS_HOST": "chaos" if one_host else f"chaos-{name}",
             }
-            link = Link(seed + number)
+            link: Link | EngineLink = Link(seed + number)
             prefix: tuple[str, ...] = ()
-            if server is not None:
+            if in_containers:
+                link = EngineLink(folder / f"engine-{name}", seed + number)
+                until_the_end.callback(link.close)
+                environment["DOCKER_HOST"] = f"unix://{folder}/engine-{name}"
+            elif server is not None:
                 address = LOOPBACK
                 if namespaces:
                     address, prefix = until_the_end.enter_context(_namespace(number))
+                assert isinstance(link, Link)
                 proxy = until_the_end.enter_context(_WatchedProxy(server, link, passages, address))
                 until_the_end.callback(link.become, "calm")  # so that nothing is held while the proxy closes
                 environment |= server.environment_at(proxy.endpoint)

@@ -15,10 +15,11 @@ from typing import Any
 
 import psutil
 
+from tests.chaos.containers import IMAGE, Containers
 from tests.chaos.invariants import History, damaged, history, violations
 from tests.chaos.machines import Command, Machine, Passage, two_machines
 from tests.chaos.scenario import Action, Scenario
-from tests.chaos.witness import FolderWitness, S3Witness, Witness
+from tests.chaos.witness import FolderWitness, ProxyWitness, S3Witness, Witness
 from tests.stores import StoreServer
 from tests.support import wait_until
 from tests.worker.small_disk import fill, small_disk
@@ -92,8 +93,7 @@ class Play:
     def do_submit(self, action: Action) -> None:
         """Start the run; the first ``submit`` may be killed after some seconds."""
         path = self.folder / "job.yaml"
-        model = {"kind": "script", "command": SAVES}
-        path.write_text(json.dumps({"name": "chaos", "provider": "local", "store": self.url, "model": model, "limits": {"grace": "2 s"}}))
+        path.write_text(json.dumps({"name": "chaos", "store": self.url, "limits": {"grace": "2 s"}, **self._job()}))
         machine = self._machine(action)
         command = machine.start("submit", str(path))
         if action.seconds:
@@ -104,6 +104,9 @@ class Play:
             self._end_of(machine, machine.start("submit", str(path)))
             known = self._known(machine)
         self.run_id = known[0]
+
+    def _job(self) -> dict[str, Any]:
+        return {"provider": "local", "model": {"kind": "script", "command": SAVES}}
 
     def do_cast(self, action: Action) -> None:
         """Whoever runs the program is ``first`` from now on; if nobody does, the machine that was drawn."""
@@ -308,7 +311,7 @@ class Play:
 
     def _finish(self) -> None:
         """The run can always be brought to success."""
-        (self.folder / "finish").touch()
+        self._may_finish()
         turns = itertools.cycle(self.machines.values())
         until = monotonic() + ENDING_SECONDS
         while True:
@@ -333,6 +336,9 @@ class Play:
                 found = (last / "chain").read_bytes().strip()
                 assert chain.startswith(found), f"the last checkpoint is of another branch than the model: {found!r}"
 
+    def _may_finish(self) -> None:
+        (self.folder / "finish").touch()
+
     def _judge(self) -> None:
         """Everything that the witness saw."""
         ledgers = {machine.name: self._known(machine) for machine in self.machines.values()}
@@ -353,6 +359,57 @@ class Play:
         return history(self.run_id, self.witness.writes())
 
 
+@dataclass
+class ContainerPlay(Play):
+    """The stage of a scenario in containers, of which the newest stands for the machine."""
+
+    containers: Containers = field(kw_only=True)
+
+    def do_submit(self, action: Action) -> None:
+        """See ``Play``."""
+        super().do_submit(action)
+        self.containers.run_id = self.run_id
+
+    def do_container(self, action: Action) -> None:
+        """Kill, suspend or remove the newest container, or let it continue."""
+        self.tell(f"{action}: {self.containers.do(action.what)}")
+
+    def do_kill(self, action: Action) -> None:
+        """Kill the newest container."""
+        self.tell(f"{action}: {self.containers.do('kill')} containers")
+
+    def do_stall(self, action: Action) -> None:
+        """Suspend it."""
+        self.tell(f"{action}: {self.containers.do('pause')} containers")
+
+    def do_wake(self, action: Action) -> None:
+        """Let all continue."""
+        self.tell(f"{action}: {self.containers.unpause()} containers")
+
+    def _job(self) -> dict[str, Any]:
+        (self.folder / "code").mkdir(exist_ok=True)
+        (self.folder / "code" / "nothing.txt").write_text("\n")
+        command = SAVES.replace("$HOME", "$CLOUD_TRAIN_CHECKPOINTS/..").replace("$CLOUD_TRAIN_HOME", "container")
+        return {"provider": "docker", "model": {"kind": "script", "command": command, "directory": "code"}, "image": {"base": IMAGE}}
+
+    def _heal(self) -> None:
+        self.containers.unpause()
+        super()._heal()
+
+    def _notes(self) -> list[str]:
+        path = self.folder / "store" / self.run_id / "notes"
+        return path.read_text().splitlines() if self.run_id and path.exists() else []
+
+    def _running(self) -> list[str]:
+        return self.containers.running()
+
+    def _nothing_runs(self) -> None:
+        wait_until(lambda: not self.containers.running(), "no container of the run is left", HEALING_SECONDS, pace=0.2)
+
+    def _may_finish(self) -> None:
+        (self.folder / "store" / self.run_id / "finish").touch()
+
+
 def _answer(command: Command) -> dict[str, Any]:
     """What a command with ``--json`` printed."""
     status = command.wait()
@@ -363,9 +420,18 @@ def _answer(command: Command) -> dict[str, Any]:
 
 
 def play(
-    scenario: Scenario, folder: Path, server: StoreServer | None, *, namespaces: bool, say: Callable[[str], None] = lambda _: None
+    scenario: Scenario,
+    folder: Path,
+    server: StoreServer | None,
+    of_run: Containers | None = None,
+    *,
+    namespaces: bool,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Play a scenario in an empty folder, with a server for ``s3``. Raises AssertionError, with all that is known, for a broken rule."""
+    """Play a scenario in an empty folder, with a server for a cloud's store, and with a run's containers if it is played in them.
+
+    Raises AssertionError, with all that is known, for a broken rule.
+    """
     with ExitStack() as until_the_end:
         store = folder / "store"
         disk: Path | None = None
@@ -373,16 +439,21 @@ def play(
         passages: list[Passage] = []
         if server is not None:
             url = f"{server.new_url()}/runs"
-            witness = S3Witness(server, url, passages)
+            witness = (S3Witness if server.scheme == "s3" else ProxyWitness)(server, url, passages)
         else:
             url = str(store)
-            if os.getuid() == 0 and any(action.kind == "disk" for action in scenario.actions):
+            if os.getuid() == 0 and not scenario.in_containers and any(action.kind == "disk" for action in scenario.actions):
                 disk = until_the_end.enter_context(small_disk(store, DISK_KILOBYTES))
             witness = until_the_end.enter_context(FolderWitness(store).watching())
         machines = until_the_end.enter_context(
-            two_machines(folder, server, scenario.seed, passages, one_host=scenario.one_host, namespaces=namespaces)
-        )
+            two_machines(
+                folder, server, scenario.seed, passages,
+                one_host=scenario.one_host, namespaces=namespaces, in_containers=scenario.in_containers,
+            )
+        )  # fmt: skip
         stage = Play(scenario, folder, url, machines, witness, disk, say)
+        if of_run is not None:
+            stage = ContainerPlay(scenario, folder, url, machines, witness, disk, say, containers=of_run)
         try:
             stage.perform()
         except (AssertionError, KeyError, ValueError) as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-StoreKind = Literal["folder", "s3"]
+StoreKind = Literal["folder", "s3", "gs", "az"]
 MACHINES = ("a", "b")
 
 
@@ -40,14 +40,62 @@ class Scenario:
     actions: tuple[Action, ...]
     cancels: bool
     """The run is cancelled before it is finished."""
+    in_containers: bool = False
+    """It runs in containers, and what befalls a machine befalls the newest container, or the way to the engine."""
+
+
+def draw_more(seed: int, motifs: int = 3) -> Scenario:
+    """The scenario of a seed, which also chooses among all stores and containers, with dice of their own."""
+    apart = random.Random(f"place {seed}")  # so that it changes nothing else that a seed draws
+    place: StoreKind | None = apart.choice(["folder", "s3", "gs", "az", None])
+    return draw(seed, place, motifs) if place else draw_in_containers(seed, motifs)
+
+
+def draw_in_containers(seed: int, motifs: int = 3) -> Scenario:
+    """The scenario of a seed in containers: both machines have the same engine, and the store is a folder."""
+    dice = random.Random(f"docker {seed}")
+    kinds = [_contained, _engine_away, _overtaken, _race, _cut_off]
+    actions = [Action("submit", "a", "", dice.choice([0, 0, 0, dice.uniform(0.5, 4.0)])), Action("progress", seconds=15)]
+    for _ in range(dice.randint(1, motifs)):
+        actions.extend(dice.choices(kinds, [4, 4, 2, 2, 2])[0](dice))
+        if dice.random() < 0.25:
+            actions.append(_look(dice))
+    return Scenario(seed, "folder", dice.random() < 0.5, tuple(actions), dice.random() < 0.5, in_containers=True)
+
+
+def _contained(dice: random.Random) -> Iterator[Action]:
+    """Something happens to the container, and both machines do something about it."""
+    first, second = _two(dice)
+    if dice.random() < 0.6:
+        yield _command(dice, second, "adopt")
+    yield Action("container", what=dice.choice(["kill", "pause", "pause", "remove"]))
+    yield _command(dice, first, dice.choice(["status", "resume", "cancel", "list"]))
+    if dice.random() < 0.5:
+        yield Action("container", what=dice.choice(["unpause", "kill", "remove"]))
+    yield _command(dice, second, dice.choice(["adopt", "resume", "status", "cancel"]))
+    yield Action("progress", seconds=4)
+
+
+def _engine_away(dice: random.Random) -> Iterator[Action]:
+    """A machine does not reach the engine, or does not get its answers, for a while."""
+    first, second = _two(dice)
+    yield Action("network", first, dice.choice(["cut", "flaky", "flaky", "unanswered", "held", "slow"]))
+    if dice.random() < 0.3:
+        yield Action("container", what=dice.choice(["kill", "pause", "remove"]))
+    yield _command(dice, first, dice.choice(["resume", "cancel", "status", "adopt"]))
+    yield _command(dice, second, dice.choice(["adopt", "resume", "status"]))
+    if dice.random() < 0.5:
+        yield _command(dice, first, dice.choice(["resume", "status"]))
+    yield Action("network", first, "calm")
+    yield Action("progress", seconds=4)
 
 
 def draw(seed: int, store: StoreKind | None = None, motifs: int = 3) -> Scenario:
-    """The scenario of a seed, with up to so many motifs; ``store`` None: the seed chooses it."""
+    """The scenario of a seed, with up to so many motifs; ``store`` None: the seed chooses a folder or S3."""
     dice = random.Random(f"chaos {seed}")
     chosen: StoreKind = dice.choice(["folder", "s3"])
     store = store or chosen
-    kinds = [_overtaken, _race, _cut_off, _weather if store == "s3" else _full_disk]
+    kinds = [_overtaken, _race, _cut_off, _full_disk if store == "folder" else _weather]
     actions = [Action("submit", "a", "", dice.choice([0, 0, 0, dice.uniform(0.3, 2.0)])), Action("progress", seconds=8)]
     for _ in range(dice.randint(1, motifs)):
         motif = dice.choices(kinds, [5, 2, 2, 2])[0]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.containers import containers
 from tests.chaos.invariants import Claim, History, Published, damaged, violations
 from tests.chaos.play import play
-from tests.chaos.scenario import draw
+from tests.chaos.scenario import draw, draw_in_containers, draw_more
 from tests.stores import StoreServer, server_or_skip
 
 
@@ -28,9 +29,29 @@ def test_a_run_in_a_bucket_survives(seed: int, tmp_path: Path, s3: StoreServer) 
     play(draw(seed, "s3", motifs=1), tmp_path, s3, namespaces=False)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "seed"), [("gs", 2), ("az", 2)])
+def test_a_run_in_another_bucket_survives(scheme: str, seed: int, tmp_path: Path) -> None:
+    play(draw(seed, "gs" if scheme == "gs" else "az", motifs=1), tmp_path, server_or_skip(scheme), namespaces=False)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_container_survives(tmp_path: Path) -> None:
+    with containers() as of_run:
+        play(draw_in_containers(2, motifs=1), tmp_path, None, of_run, namespaces=False)
+
+
 def test_a_seed_draws_the_same_actions_every_time() -> None:
     assert draw(5) == draw(5)
     assert len({draw(seed).actions for seed in range(20)}) == 20
+    assert draw_more(5) == draw_more(5)
+    assert {scenario.store for scenario in map(draw_more, range(20))} == {"folder", "s3", "gs", "az"}
+    assert {scenario.in_containers for scenario in map(draw_more, range(20))} == {False, True}
+
+
+def test_a_seed_draws_what_it_has_always_drawn() -> None:
+    said = "\n".join(str(action) for seed in range(20) for action in draw(seed).actions)
+    assert hashlib.sha256(said.encode()).hexdigest() == "262b638069229a4f605dc555aaca3698e1eb4f06302d643c60b0f6c5551557d6"
 
 
 def _seen(*published: Published) -> History:

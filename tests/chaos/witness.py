@@ -1,9 +1,11 @@
 """A witness of everything that becomes visible in a run directory, without the product's code.
 
-For S3 the server keeps every version of every object, so that nothing escapes. For a folder a thread looks every few milliseconds: a
-document that exists for a shorter time is not seen, and each write is known to have happened between two looks.
+For S3 the server keeps every version of every object, so that nothing escapes. For the other clouds the machines' fault proxies keep what
+they pass on. For a folder a thread looks every few milliseconds: a document that exists for a shorter time is not seen, and each write is
+known to have happened between two looks.
 """
 
+import json
 import os
 import threading
 from collections import defaultdict
@@ -13,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import urlopen
 
 from tests.chaos.machines import Passage
 from tests.stores import StoreServer
@@ -97,6 +102,49 @@ class S3Witness:
         return self._bodies[key, version]
 
 
+class ProxyWitness:
+    """Every write as the proxies passed it on, and the objects as the server has them: Google's storage and Azure's."""
+
+    def __init__(self, server: StoreServer, url: str, passages: list[Passage]) -> None:
+        place = urlsplit(url)
+        above = [place.netloc] if server.scheme == "gs" else [place.netloc, place.path.split("/")[1]]
+        self._server, self._passages, self._bucket = server, passages, above[-1]
+        self._prefix = f"/{'/'.join(above)}/"
+        self._below = f"{url.removeprefix(f'{server.scheme}:/{self._prefix}')}/"
+
+    def writes(self) -> list[Write]:
+        """See ``Witness``."""
+        found = []
+        for each in list(self._passages):
+            key = unquote(each.path).removeprefix(self._prefix).removeprefix(self._below)
+            if each.is_done and each.method == "PUT" and _is_told(key):
+                found.append(Write(key, each.body, each.began, each.ended))
+        return sorted(found, key=lambda write: write.after)
+
+    def now(self) -> Mapping[str, bytes]:
+        """See ``Witness``."""
+        listed = self._of_google() if self._server.scheme == "gs" else self._of_azure()
+        return {key.removeprefix(self._below): data for key, data in listed}
+
+    def _of_google(self) -> Iterator[tuple[str, bytes]]:
+        address = f"{self._server.endpoint}/storage/v1/b/{self._bucket}/o?prefix={quote(self._below)}"
+        with urlopen(address, timeout=30) as answer:
+            names = [item["name"] for item in json.load(answer).get("items", [])]
+        for name in names:
+            with suppress(HTTPError), urlopen(f"{self._server.endpoint}{self._prefix}{quote(name)}", timeout=30) as answer:
+                yield name, answer.read()
+
+    def _of_azure(self) -> Iterator[tuple[str, bytes]]:
+        from azure.core.exceptions import ResourceNotFoundError
+        from azure.storage.blob import ContainerClient
+
+        access = self._server.environment["AZURE_STORAGE_CONNECTION_STRING"]
+        with ContainerClient.from_connection_string(access, self._bucket) as container:
+            for name in container.list_blob_names(name_starts_with=self._below):
+                with suppress(ResourceNotFoundError):
+                    yield name, container.download_blob(name).readall()
+
+
 @dataclass
 class FolderWitness:
     """Looks at the folder of a store, from a thread of its own."""
@@ -170,3 +218,13 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_told(key: str) -> bool:
     return key.endswith(("/status.json", "/manifest.json", "/chain"))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its sub folders, some of which may vanish meanwhile."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(Path(entry.path))
+            else:
+                yield Path(entry.path)

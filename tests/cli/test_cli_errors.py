@@ -144,19 +144,48 @@ def test_a_full_disk_under_standard_output_is_an_error_message(cloud_train: Comm
             check=False,
         )
     assert ended.returncode == 6
-    assert "error: no space left on device" in ended.stderr
+    assert "error: cannot write to standard output: no space left on device" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_closed_standard_output_is_not_an_error(cloud_train: CommandLine) -> None:
-    ended = subprocess.run(
-        ["/bin/sh", "-c", f"{sys.executable} -m cloud_train doctor >&-"],
+def _in_shell(cloud_train: CommandLine, rest: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m cloud_train {rest}"],
+        cwd=cloud_train.folder,
         env=cloud_train.environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        timeout=60,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["list --json", "--help", "submit script.yaml"])
+def test_a_closed_standard_output_is_an_error_before_anything_is_done(cloud_train: CommandLine, words: str) -> None:
+    cloud_train.job("true")
+    ended = _in_shell(cloud_train, f"{words} >&-")
+    assert (ended.returncode, ended.stdout) == (6, "")
+    assert "error: cannot write to standard output: it is closed\nhint: nothing was done" in ended.stderr
+    assert not cloud_train.home.exists()
+    assert not (cloud_train.folder / "runs").exists()
+
+
+@pytest.mark.parametrize("words", ["list >&- 2>&-", "list --json >/dev/full 2>/dev/full", "list --limit 0 >&- 2>&-"])
+def test_where_neither_output_can_be_written_the_exit_status_is_all(cloud_train: CommandLine, words: str) -> None:
+    ended = _in_shell(cloud_train, words)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (6, "", "")
+
+
+def test_an_error_that_cannot_be_written_as_json_is_said_in_words(cloud_train: CommandLine) -> None:
+    ended = _in_shell(cloud_train, "status absent --json >/dev/full")
+    assert (ended.returncode, ended.stderr.partition(":")[0], "Traceback" in ended.stderr) == (4, "error", False)
+
+
+def test_a_closed_standard_error_is_not_an_error(cloud_train: CommandLine) -> None:
+    ended = _in_shell(cloud_train, "list --json 2>&-")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, '{"runs": [], "more": false}\n', "")
+    assert _in_shell(cloud_train, "status absent 2>&-").returncode == 4
 
 
 @pytest.mark.slow

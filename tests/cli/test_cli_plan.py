@@ -10,6 +10,7 @@ from cloud_train.cli.output.terminal import Painter
 from cloud_train.client import Client
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan, request_of
+from tests.web_server import sha256
 
 Shown = Callable[..., list[str]]
 HASH = "a" * 64
@@ -78,8 +79,21 @@ def test_several_processes_and_another_precision_are_shown(shown: Shown) -> None
     assert not [line for line in shown(CNN) if line.startswith(("processes", "precision bf16"))]
 
 
-def test_early_stopping_makes_the_steps_an_upper_bound(shown: Shown) -> None:
-    assert "steps 23 per epoch, at most 115 in total" in shown(CNN + "train: {early_stopping: {}}\n")
+def test_early_stopping_makes_the_steps_an_upper_bound_and_delivers_the_best_model(shown: Shown) -> None:
+    plan = shown(CNN + "train: {early_stopping: {metric: validation/loss}}\n")
+    assert "steps 23 per epoch, at most 115 in total" in plan
+    assert "model the best one, by validation/loss" in plan
+    assert "model the best one, by validation/accuracy" in shown(CNN + "train: {deliver: best}\n")
+    assert "the best one" not in shown(CNN)
+
+
+def test_the_weights_to_start_from_are_shown_with_their_checksum(shown: Shown, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(bytes(8) + b"{}")
+    line = f"starts from {tmp_path}/w.safetensors, SHA-256 {sha256(bytes(8) + b'{}')[:12]}…, copied into the run directory"
+    assert line in shown(CNN + "train: {start_from: w.safetensors}\n")
+    web = f"https://example.com/w.pth#sha256={HASH}"
+    line = f"starts from https://example.com/w.pth, SHA-256 {HASH[:12]}…, downloaded when the run starts"
+    assert line in shown(CNN + f"train: {{start_from: '{web}'}}\n")
 
 
 def keys(lines: list[str]) -> set[str]:
@@ -143,3 +157,39 @@ def test_the_page_of_the_job_in_the_providers_console_is_shown(tmp_path: Path, m
     assert url == f"https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/{plan.run_id}-1"
     shown = plan_text(plan, request, [], Painter(enabled=False), url)
     assert [line.split() for line in shown.splitlines() if line.strip().startswith("console")] == [["console", url]]
+
+
+_QUIET = "threads GOMP_SPINCOUNT=2500: waiting threads soon leave their cores to other programs"
+_SCRIPT = 'model: {kind: script, command: ["true"]}\n'
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "line"),
+    [
+        ("provider: local", {}, _QUIET),
+        ("provider: docker", {}, _QUIET),
+        ("provider: local", {"OMP_WAIT_POLICY": "PASSIVE"}, "threads OMP_WAIT_POLICY=PASSIVE"),
+        ("provider: docker", {"OMP_WAIT_POLICY": "PASSIVE"}, _QUIET),
+        ("provider: docker\nenv: {GOMP_SPINCOUNT: '7'}", {}, "threads GOMP_SPINCOUNT=7"),
+    ],
+)
+def test_the_plan_says_how_threads_wait(shown: Shown, monkeypatch: pytest.MonkeyPatch, job: str, given: dict[str, str], line: str) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    lines = shown(f"{_SCRIPT}{job}\n")
+    assert [each for each in lines if each.startswith("threads ")] == [line]
+
+
+def test_threads_are_in_the_plan_s_json_but_not_in_run_json_and_not_of_a_rented_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "job.yaml").write_text(f"name: a\nstore: runs\n{_SCRIPT}")
+    plan = make_plan(Home(tmp_path / "home"), tmp_path / "job.yaml", dry_run=True)
+    assert plan.to_dict()["threads"] == {"GOMP_SPINCOUNT": "2500"}
+    assert "threads" not in plan.facts()
+    rented = make_plan(Home(tmp_path / "home"), tmp_path / "job.yaml", provider="aws", store="s3://bucket/runs", dry_run=True)
+    assert rented.to_dict()["threads"] == {}

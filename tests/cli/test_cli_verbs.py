@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -121,6 +122,45 @@ def test_list_shows_the_newest_first_and_says_that_there_are_more(cloud_train: C
     assert [run["name"] for run in cloud_train("list", "--state", "failed", "--json").json["runs"]] == ["two"]
 
 
+_MEASURES = """echo '{"step": 15, "loss": 0.3, "val_loss": 0.25}' >> "$CLOUD_TRAIN_METRICS"; """
+
+
+@pytest.mark.slow
+def test_list_chooses_by_name_and_states_and_shows_the_last_metric(cloud_train: CommandLine) -> None:
+    for name, command in (("one", "true"), ("two", _MEASURES + "false"), ("two", "true")):
+        cloud_train.submit(command, name)
+    assert [line.split()[1] for line in cloud_train("list", "--name", "two").text.splitlines()[1:]] == ["succeeded", "failed"]
+    states = ("--state", "failed", "--state", "running")
+    [failed] = cloud_train("list", *states, "--json").json["runs"]
+    assert (failed["name"], failed["step"], failed["progress"]) == ("two", 15, None)
+    assert failed["metric"] == {"name": "validation/loss", "value": 0.25}
+    assert "step 15  validation/loss 0.2500" in cloud_train("list", "--all", *states).text
+    [in_store] = cloud_train("list", "--store", cloud_train.folder / "runs", "--name", "two", *states, "--json").json["runs"]
+    assert in_store["metric"] == failed["metric"]
+    assert cloud_train("list", "--name", "three").err == "no runs of a job named three\n"
+    assert cloud_train("list", "--name", "two", "--state", "queued").err == "no runs in this state\n"
+    for more in ((), ("--all",), ("--store", cloud_train.folder / "runs")):
+        unknown = cloud_train("list", "--state", "lost", *more)
+        assert unknown.status == 2
+        assert unknown.err.startswith("error: unknown state: lost\nhint: the states are submitting, queued,")
+
+
+@pytest.mark.slow
+def test_status_shows_the_values_of_the_job_and_apart_from_them_those_of_set(cloud_train: CommandLine) -> None:
+    job = cloud_train.job("exit 3")
+    overrides = ("--set", "retry.attempts=2", "--set", "retry.on=[failed]", "--set", "limits.grace=30 s")
+    run_id = cloud_train("submit", job, *overrides, "--follow", "--json").json["run_id"]
+    cloud_train("resume", run_id, "--set", "limits.duration=10 min")
+    status = cloud_train("status", "--json").json
+    assert status["values"] == {"model.kind": "script", "model.command": "exit 3"}
+    assert status["set"] == {"retry.attempts": 2, "retry.on.0": "failed", "limits.grace": "30 s"}
+    assert [change["set"] for change in status["changes"]] == [["limits.duration=10 min"]]
+    text = cloud_train("status").text
+    assert re.search(r"^changed +limits.duration=10 min from attempt 3 on$", text, re.MULTILINE)
+    assert re.search(r"^values +model.kind=script\n +model.command=exit 3$", text, re.MULTILINE)
+    assert re.search(r"^--set +retry.attempts=2\n", text, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_list_without_a_run_says_how_to_start_one(cloud_train: CommandLine) -> None:
     ended = cloud_train("list")
@@ -196,6 +236,11 @@ def test_metrics_of_an_ended_run_without_any_say_that_it_wrote_none(cloud_train:
     assert cloud_train("metrics", run_id, "--json").json == {"run_id": run_id, "points": []}
 
 
+def test_rejected_lines_of_a_run_without_metrics_are_named_once(cloud_train: CommandLine) -> None:
+    run_id = cloud_train.submit('echo nothing >> "$CLOUD_TRAIN_METRICS"')
+    assert cloud_train("metrics", run_id).err.count("nothing") == 1
+
+
 @pytest.mark.slow
 def test_a_plot_needs_no_terminal(cloud_train: CommandLine) -> None:
     cloud_train.submit(MEASURES)
@@ -264,6 +309,21 @@ def test_validate_reports_every_file_and_exits_with_3_if_one_is_wrong(cloud_trai
 
 
 @pytest.mark.slow
+def test_validate_and_the_plan_say_what_of_the_data_will_not_be_read(cloud_train: CommandLine) -> None:
+    for name in ("cat", "dog"):
+        (cloud_train.folder / "pictures" / name / "more").mkdir(parents=True)
+        for file in ("1.jpg", "2.JPG", "more/3.webp", "4.avif"):
+            (cloud_train.folder / "pictures" / name / file).touch()
+    job = cloud_train.folder / "pictures.yaml"
+    job.write_text("name: p\nmodel: {kind: cnn, blocks: [{filters: 2}]}\ndata: {dataset: images, path: pictures, validation: 0.5}\n")
+    note = "2 files are not read as images: 2 .avif (only .jpg"
+    assert f"valid\n  note: {note}" in cloud_train("validate", job).text
+    assert cloud_train("validate", job, "--json").json["files"][0]["notes"][0].startswith(note)
+    plan = cloud_train("submit", job, "--dry-run", "--json").json
+    assert plan["notes"][0].startswith(note)
+    assert (plan["data"]["train_samples"], plan["data"]["validation_samples"], plan["data"]["test_samples"]) == (3, 3, None)
+
+
 @pytest.mark.parametrize("kind", ["cnn", "rnn", "script"])
 def test_init_writes_a_valid_job_and_refuses_to_overwrite(cloud_train: CommandLine, kind: str) -> None:
     assert cloud_train("init", "new.yaml", "--kind", kind).text == "new.yaml\n"
@@ -359,3 +419,20 @@ def test_pydantic_plugins_are_disabled_in_commands_but_not_in_programs(own: str 
     assert ended.status == 0
     assert ended.text.split("\n")[1].startswith(own or "unset")
     assert ("imported" in ended.err) == (own is not None)  # the caller's own setting applies
+
+
+def test_a_run_whose_directory_was_deleted_is_shown_as_that(cloud_train: CommandLine) -> None:
+    run = cloud_train.submit("true")
+    shutil.rmtree(cloud_train.folder / "runs" / run)
+    shown = cloud_train("status", run)
+    assert shown.status == 0
+    assert "The run directory was deleted: its log, metrics, checkpoints and model are gone." in shown.text
+    assert "fetch-model" not in shown.text
+    assert f"cloud-train submit {cloud_train.folder / 'script.yaml'}" in shown.text
+    artifacts = cloud_train("status", run, "--json").json["artifacts"]
+    assert artifacts == {"model": False, "checkpoint": False, "directory": False, "model_step": None, "model_metrics": {}}
+    for verb in ("logs", "metrics", "fetch-model", "sync"):
+        ended = cloud_train(verb, run)
+        assert ended.status == 4, ended
+        assert "is gone" in ended.err or "was deleted" in ended.err
+    assert cloud_train("resume", run).status == 9  # it has succeeded

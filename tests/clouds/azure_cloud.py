@@ -22,7 +22,7 @@ class AzureCloud:
     settings: dict[str, Any]
     """The key ``azure`` of a config file."""
     environment: dict[str, str]
-    """Variables of whoever submits."""
+    """Variables of the submitter."""
     new_store: Callable[[], str]
     """Makes a container, and says its URL."""
     machines: Machines = field(repr=False)

@@ -5,7 +5,7 @@ import json
 import re
 import time
 import uuid
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from tests.clouds.azure_shapes import error_answer
 from tests.clouds.server import Answer, Request
@@ -98,10 +98,14 @@ class Keys:
             }
         )
 
-    def list_secrets(self, _request: Request) -> Answer:
-        host = "https://cloud-train.vault.azure.net/secrets"
+    def list_secrets(self, request: Request) -> Answer:
+        """``maxresults`` on a page, which is 25 without it."""
+        host, start = "https://cloud-train.vault.azure.net/secrets", int(request.query.get("$skiptoken", "0"))
+        end = start + int(request.query.get("maxresults", "25"))
         listed = [{"id": f"{host}/{name}", "attributes": {"enabled": True, "created": self.created.get(name)}} for name in self.secrets]
-        return Answer.json({"value": listed, "nextLink": None})
+        following = urlencode({**request.query, "$skiptoken": str(end)})
+        link = f"http://{request.headers['host']}{request.path}?{following}" if end < len(listed) else None
+        return Answer.json({"value": listed[start:end], "nextLink": link})
 
 
 def _form(request: Request) -> dict[str, str]:

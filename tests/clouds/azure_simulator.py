@@ -13,11 +13,12 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
 from cloud_train.providers.cloud.machines import machines as machine_table
+from cloud_train.worker.notices import AZURE_ADDRESS
 from tests.clouds.azure_jobs import ENDS, Job, JobRunner, Pace, timestamp
 from tests.clouds.azure_keys import ARM, CLIENT_ID, IDENTITY_SECRET, VAULT, Keys, audience_of
 from tests.clouds.azure_shapes import checked, error_answer, problems_of
@@ -33,6 +34,10 @@ WORKSPACE = "training"
 LOCATION = "westeurope"
 CLUSTER = "cpu-cluster"
 PATH = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
+STUDIO_SCOPE = f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}/workspaces/{WORKSPACE}"
+VM = "pool-1_0"
+"""The name of every machine."""
+TENANT = "99999999-0000-1111-2222-333333333333"
 API_VERSION = "2025-12-01"
 
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -47,6 +52,8 @@ _OF_SERVICE = ("port", "status", "errorMessage", "properties", "nodes")
 _REGION = rf"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/(?P<location>[^/]+)"
 _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", r"/msi/token", "token"),
+    ("GET", r"/metadata/scheduledevents", "metadata/events"),
+    ("GET", r"/metadata/instance/compute/name", "metadata/name"),
     ("PUT", PATH + r"/environments/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", "environments/write"),
     ("PUT", PATH + r"/jobs/(?P<id>[^/]+)", "jobs/write"),
     ("GET", PATH + r"/jobs/(?P<id>[^/]+)", "jobs/read"),
@@ -100,8 +107,13 @@ class AzureSimulator:
         self.managers = {ARM}
         """The resource managers whose tokens count: that of the public cloud."""
         self.workspace_properties: dict[str, Any] = {}
+        self.events: list[dict[str, Any]] = []
+        """The scheduled events that every machine's metadata service lists."""
+        self.studio_url: str | EllipsisType | None = ...
+        """The page that a job has in the studio, if it is not the usual one."""
         self.vm_priority = "Dedicated"
         """That of the cluster."""
+        self.cluster_nodes = 2
         self.cores = 100
         """Quota of each family."""
         self.regional_cores = 200
@@ -196,6 +208,8 @@ class AzureSimulator:
             return refused
         functions: dict[str, Callable[..., Answer]] = {
             "token": self.keys.token,
+            "metadata/events": lambda request: Answer.json({"DocumentIncarnation": 1, "Events": self.events}),
+            "metadata/name": lambda request: Answer(200, {"Content-Type": "text/plain"}, VM.encode()),
             "environments/write": self._put_environment,
             "jobs/write": self._put_job,
             "jobs/read": self._get_job,
@@ -272,7 +286,9 @@ class AzureSimulator:
     def _get_compute(self, _request: Request, name: str) -> Answer:
         if name != CLUSTER:
             return error_answer(404, "UserError", f"ComputeNotFound: the compute {name} is not in the workspace {WORKSPACE}.")
-        cluster = {"computeType": "AmlCompute", "properties": {"vmSize": "STANDARD_F4S_V2", "vmPriority": self.vm_priority}}
+        scale = {"minNodeCount": 0, "maxNodeCount": self.cluster_nodes, "nodeIdleTimeBeforeScaleDown": "PT2M"}
+        size = {"vmSize": "STANDARD_F4S_V2", "vmPriority": self.vm_priority, "scaleSettings": scale}
+        cluster = {"computeType": "AmlCompute", "properties": size}
         return Answer.json(
             {"id": f"{PATH}/computes/{name}", "name": name, "location": LOCATION, "identity": _identity(), "properties": cluster}
         )
@@ -354,7 +370,8 @@ class AzureSimulator:
     def _shown(self, job: Job) -> dict[str, Any]:
         system = {"createdAt": timestamp(job.created), "createdBy": "me", "createdByType": "User"}
         unset = dict.fromkeys(_UNSET)
-        studio = {**dict.fromkeys(_OF_SERVICE), "jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{job.id}?wsid={PATH}"}
+        page = f"https://ml.azure.com/runs/{job.id}?wsid={STUDIO_SCOPE}&tid={TENANT}" if self.studio_url is ... else self.studio_url
+        studio = {**dict.fromkeys(_OF_SERVICE), "jobServiceType": "Studio", "endpoint": page}
         properties = {**unset, "parameters": {}, **job.properties, "status": job.status, "services": {"Studio": studio}}
         return {"id": f"{PATH}/jobs/{job.id}", "name": job.id, "type": f"{_ML}/jobs", "properties": properties, "systemData": system}
 
@@ -424,6 +441,7 @@ class AzureSimulator:
             "MSI_ENDPOINT": f"{self.url}/msi/token",
             "MSI_SECRET": IDENTITY_SECRET,
             "DEFAULT_IDENTITY_CLIENT_ID": CLIENT_ID,
+            AZURE_ADDRESS: self.url.partition("://")[2],
             **self.machine_environment,
         }
 

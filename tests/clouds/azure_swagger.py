@@ -3,7 +3,9 @@
 ``python -m tests.clouds.azure_swagger PATH`` writes cloud_train/providers/data/azure.requests.json. PATH is
 ``specification/machinelearningservices/resource-manager/Microsoft.MachineLearningServices/stable/2025-12-01/mfe.json`` of
 https://github.com/Azure/azure-rest-api-specs (0.8 MB, so it is not kept here). Azure generates its SDKs from the same files, but their
-models no longer have the patterns, lengths and formats. Only what a command job and an environment consist of is taken.
+models no longer have the patterns, lengths and formats. Only what a command job and an environment consist of is taken. The file of commit
+5485d5f88025b6e8d21545e8bbfb09435730adc6 was read in November 2026: its CommandJob and EnvironmentVersion have the fields, patterns and
+required fields of the schemas here. The whole comparison needs a copy of it (``CLOUD_TRAIN_AZURE_SWAGGER``).
 
 Azure accepts null for many fields (``x-nullable``), with the same meaning as leaving the field out; these schemas do not.
 """

@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from ruamel.yaml import YAML
 
+from tools.cloud_check.checks.catalogue import NAMES
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "clouds" / "evidence"
 PAGE = ROOT / "docs" / "clouds" / "evidence.md"
@@ -44,7 +46,9 @@ class Evidence(BaseModel):
     source: str = Field(pattern=f"^({'|'.join(SOURCES)})$")
     where: str = Field(min_length=4, description="where to read it; for an assumption, why it is believed")
     held_by: str | None = Field(default=None, pattern=r"^tests/[\w/]+\.py::\w+$", description="the test that holds it")
-    check: str | None = Field(default=None, pattern=f"^{_NAME}$", description="what to try on a real account")
+    check: str | None = Field(
+        default=None, pattern=f"^{_NAME}$", description="the check of `make cloud-check` that tries it on a real account"
+    )
 
     @model_validator(mode="after")
     def _is_held(self) -> "Evidence":
@@ -78,6 +82,9 @@ def mistakes() -> Iterator[str]:
                 yield f"{row.id}: no such file: {file}"
             elif not re.search(rf"^(async )?def {re.escape(function)}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE):
                 yield f"{row.id}: {file} has no test {function}"
+    named = {row.check for row in every if row.check is not None}
+    yield from (f"no check of cloud-check is called {name}" for name in sorted(named - set(NAMES)))
+    yield from (f"the check {name} of cloud-check belongs to no row" for name in NAMES if name not in named)
     yield from (f"{file.name}: not a subject" for file in DATA.glob("*.yaml") if file.stem not in SUBJECTS)
 
 
@@ -90,7 +97,8 @@ def page() -> str:
         "# What is known of the services",
         "",
         "The providers depend on how the clouds' services behave. Each row names one such behaviour, the source that it is known from,",
-        "and the test that fails if the code ignores it. What only a real account can show is named as well; none of it was tried yet.",
+        "and the test that fails if the code ignores it. What only a real account can show names a check of",
+        "[`make cloud-check`](cloud-check.md), which a user with an account can run; none of it was tried yet.",
         "Rows marked *assumption* are the least certain.",
         "",
         f"{len(every)} rows by source: {known}.",
@@ -108,7 +116,7 @@ def _source(row: Evidence) -> str:
 
 def _held(row: Evidence) -> str:
     test = f"`{row.held_by.removeprefix('tests/')}`" if row.held_by else ""
-    check = f"real account: {row.check}" if row.check else ""
+    check = f"[cloud-check](cloud-check.md): {row.check}" if row.check else ""
     return "<br>".join(each for each in (test, check) if each)
 
 

@@ -33,6 +33,8 @@ class Accounts:
         self.machines = f"trainer@{project}.iam.gserviceaccount.com"
         self.is_revoked = False
         """Whether the submitter's key was deleted: no token is given for it."""
+        self.announces_preemption = False
+        """Whether every machine's metadata server says that it is preempted."""
         self._clock, self._project = clock, project
         self._key = _key()
         self._tokens: dict[str, float] = {}
@@ -75,6 +77,8 @@ class Accounts:
             return Answer.json(self._token(), headers=headers)
         if path.startswith(account):
             return Answer.json({"email": self.machines, "aliases": ["default"], "scopes": []}, headers=headers)
+        if path == "/computeMetadata/v1/instance/preempted":
+            return Answer(200, {**headers, "Content-Type": "text/plain"}, b"TRUE" if self.announces_preemption else b"FALSE")
         words = {"/computeMetadata/v1/project/project-id": self._project, "/computeMetadata/v1/universe/universe-domain": "googleapis.com"}
         return Answer(200, {**headers, "Content-Type": "text/plain"}, words.get(path, "").encode())
 

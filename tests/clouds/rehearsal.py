@@ -169,10 +169,10 @@ def rehearse(shared: Path, folder: Path, say: Say) -> Rehearsed:
         say("\nIt moves to Google Cloud.")
         desk.type("resume", run_id, "--provider", "gcp", "--store", clouds.stores["gcp"])
         step = checkpoint_after(clouds.stores["gcp"], run_id, step)
-        second = desk.status(run_id)["resumed_step"]
-        say(f"    it went on from step {second}, and step {step} is saved in {clouds.stores['gcp']}; Google takes the machine back")
-        clouds.gcp.google.preempt(run_id)
-        desk.end_of(run_id)
+        clouds.gcp.google.preempt(run_id)  # at once: the training takes only seconds
+        say(f"    step {step} is saved in {clouds.stores['gcp']}; Google takes the machine back")
+        second = desk.end_of(run_id)["resumed_step"]
+        say(f"    it had continued from step {second}")
 
         say("\nIt moves to Azure, and ends there.")
         desk.type("resume", run_id, "--provider", "azure", "--store", clouds.stores["azure"])

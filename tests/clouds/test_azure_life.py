@@ -21,7 +21,7 @@ from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.clouds.azure_cloud import AzureCloud, azure_cloud
 from tests.clouds.azure_jobs import START
-from tests.clouds.azure_simulator import CLUSTER
+from tests.clouds.azure_simulator import CLUSTER, VM
 from tests.clouds.faults import Fault
 from tests.support import wait_until
 
@@ -127,6 +127,22 @@ def test_what_was_preempted_goes_on_by_itself_as_the_next_attempt(desk: Desk) ->
     assert "resumed from 5" in desk.output(run, 2)
     assert desk.cloud.simulator.jobs[f"{run.run_id}-1"].starts == 2
     assert len(desk.cloud.simulator.jobs) == 1
+
+
+def test_what_is_announced_saves_a_last_checkpoint_before_the_machine_is_gone(desk: Desk) -> None:
+    simulator = desk.cloud.simulator
+    resumed = 'if [ -n "$CLOUD_TRAIN_RESUME" ]; then echo resumed from $(cat "$CLOUD_TRAIN_RESUME/weights"); exit 0; fi'
+    saving = f"trap '{SAVE.format(9)}; exit 143' TERM; echo ready; while :; do sleep 0.1; done"
+    run = desk.submit(f"{resumed}; {saving}", resources={"spot": True}, retry={"attempts": 2})
+    desk.wait_for(run, "ready")
+    simulator.events = [{"EventType": "Preempt", "Resources": [VM], "NotBefore": "Mon, 30 Nov 2026 18:29:47 GMT"}]
+    wait_until(lambda: desk.has_checkpoint(run, 9), "the last checkpoint is in the store", SECONDS)
+    simulator.events = []
+    simulator.preempt(f"{run.run_id}-1")
+    ended = desk.end_of(run)
+    assert (ended.attempt, ended.cause) == (2, Cause.SUCCEEDED), desk.platform_log(run)
+    assert "resumed from 9" in desk.output(run, 2)
+    assert simulator.jobs[f"{run.run_id}-1"].starts == 2
 
 
 def test_several_nodes_know_their_places(desk: Desk) -> None:

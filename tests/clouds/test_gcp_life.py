@@ -156,6 +156,25 @@ def test_an_interrupted_spot_run_goes_on_from_its_checkpoint_in_the_same_job(des
     assert len(desk.cloud.google.jobs_of(run.run_id)) == 1
 
 
+def test_a_preemption_that_is_announced_saves_a_last_checkpoint_first(desk: Desk) -> None:
+    script = (
+        f"if [ -n \"$CLOUD_TRAIN_RESUME\" ]; then echo resumed; exit 0; fi; trap '{saving(9)}; exit 143' TERM;"
+        " echo ready; while :; do sleep 0.1; done"
+    )
+    run = desk.submit(script, resources={"spot": True}, retry={"attempts": 2})
+    desk.wait_for(run, "ready")
+    desk.cloud.google.accounts.announces_preemption = True
+    manifest = f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(9)}/manifest.json"
+    wait_until(
+        lambda: any(info.key == manifest for info in open_store(desk.store).list(manifest)), "the checkpoint is in the store", SECONDS
+    )
+    desk.cloud.google.accounts.announces_preemption = False
+    desk.cloud.google.preempt(run.run_id)
+    ended = desk.end_of(run)
+    assert (ended.attempt, ended.cause) == (2, Cause.SUCCEEDED), desk.platform_log(run)
+    assert desk.output(run, 2) == ["resumed"]
+
+
 def test_two_nodes_find_each_other(desk: Desk) -> None:
     run = desk.submit('echo "node $CLOUD_TRAIN_NODE_RANK of $CLOUD_TRAIN_NODES"', resources={"nodes": 2})
     assert desk.end_of(run).cause is Cause.SUCCEEDED, desk.platform_log(run)

@@ -14,7 +14,7 @@ from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Provider, Request
 from cloud_train.providers.cloud.request import description
 from cloud_train.providers.gcp.provider import VertexProvider
-from tests.clouds import aws_wrong, azure_wrong
+from tests.clouds import aws_wrong, azure_wrong, gcp_wrong
 from tests.clouds.mutants import Mutant, Spoil, mutants_of
 
 GOLDEN = Path(__file__).parents[1] / "providers" / "golden"
@@ -37,7 +37,7 @@ class Cloud:
 
 CLOUDS = {
     "aws": Cloud(SageMakerProvider, {"body": "CreateTrainingJobRequest"}, aws_wrong.REQUESTS, aws_wrong.ACCEPTED),
-    "gcp": Cloud(VertexProvider, {"body": "CustomJob"}),
+    "gcp": Cloud(VertexProvider, {"body": "CustomJob"}, gcp_wrong.REQUESTS, gcp_wrong.ACCEPTED),
     "azure": Cloud(
         AzureMlProvider,
         {"job.body": "JobBase", "environment.body": "EnvironmentVersion"},

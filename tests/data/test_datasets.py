@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.data.base import DataSection, FilesData, held_back
+from cloud_train.data.base import DataSection, FilesData
 from cloud_train.data.cifar10 import Cifar10Data
 from cloud_train.data.digits import DigitsData
 from cloud_train.data.images import ImagesData
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.python_docs import PythonDocsData
 from cloud_train.data.sequences import SequencesData
-from cloud_train.data.text import TextData, sequences, split, vocabulary
+from cloud_train.data.text import TextData, sequences, split, validation_length, vocabulary
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import AbsentDataError, FieldError
 
@@ -68,6 +68,45 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     assert own(".").read(tmp_path) == "this is a.txt\n\nthis is b.txt"
 
 
+def test_a_folder_s_texts_end_in_any_case_and_are_in_sub_folders_too(tmp_path: Path) -> None:
+    for name in ("B.TXT", "a.txt", "z/c.txt", "more.md", "README", "._a.txt", ".b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"this is {name}", encoding="utf-8")
+    assert own(".").read(tmp_path) == "this is B.TXT\n\nthis is a.txt\n\nthis is z/c.txt"
+    assert own(".").facts_at(tmp_path).remarks == ("2 files are not read as text: 1 .md, 1 without an extension (only .txt is)",)
+
+
+def test_a_folder_without_texts_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.md").touch()
+    assert refused(own("."), tmp_path).reason.endswith("contains no *.txt files; 1 file is not read as text: 1 .md (only .txt is)")
+
+
+def test_a_link_to_a_missing_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    assert refused(own("."), tmp_path).reason == f"{tmp_path / 'b.txt'}: no such file or directory"
+
+
+def test_the_line_ends_of_old_macs_are_not_learned(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one line\ranother one\r")
+    assert own("a.txt").read(tmp_path / "a.txt") == "one line\nanother one\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "hint"),
+    [
+        ("wide text".encode("utf-16-le"), "1: NUL bytes, the first at byte 1 of the file: it looks like UTF-16LE", "iconv -f UTF-16LE"),
+        ("wide text".encode("utf-16-be"), "1: NUL bytes, the first at byte 0 of the file: it looks like UTF-16BE", "iconv -f UTF-16BE"),
+        (b"text\n" * 20 + b"\0\0", "21: NUL bytes, the first at byte 100 of the file: it is not text, or it is damaged", "tr -d '\\000'"),
+    ],
+)
+def test_a_text_with_nul_bytes_is_none(tmp_path: Path, content: bytes, reason: str, hint: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    error = refused(own("a.txt"), tmp_path)
+    assert error.reason == f"{tmp_path / 'a.txt'}:{reason}"
+    assert hint in str(error.hint)
+
+
 def test_windows_line_ends_and_a_byte_order_mark_are_not_learned(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone line\r\nanother one\r\n")
     assert own("a.txt").read(tmp_path / "a.txt") == "one line\nanother one\n"
@@ -77,7 +116,7 @@ def test_text_that_is_not_utf_8_is_named_with_its_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good\xff")
     error = refused(own("a.txt"), tmp_path)
     assert error.path == ("data", "path")
-    assert error.reason == f"{tmp_path / 'a.txt'} is not UTF-8: byte 4 is 0xff"
+    assert error.reason == f"{tmp_path / 'a.txt'}:1: not UTF-8: byte 4 of the file is 0xff"
     assert "iconv" in str(error.hint)
 
 
@@ -129,9 +168,9 @@ def test_a_split_that_leaves_no_digits_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "shape", "samples"),
     [
-        (MnistData(dataset="mnist"), (28, 28, 1), (60_000, 10_000)),
-        (MnistData(dataset="mnist", validation=0.1), (28, 28, 1), (54_000, 6_000)),
-        (Cifar10Data(dataset="cifar10"), (32, 32, 3), (50_000, 10_000)),
+        (MnistData(dataset="mnist"), (28, 28, 1), (54_000, 6_000)),
+        (MnistData(dataset="mnist", validation=0.2), (28, 28, 1), (48_000, 12_000)),
+        (Cifar10Data(dataset="cifar10"), (32, 32, 3), (45_000, 5_000)),
         (Cifar10Data(dataset="cifar10", validation=0.02), (32, 32, 3), (49_000, 1_000)),
     ],
 )
@@ -140,6 +179,7 @@ def test_mnist_and_cifar10_are_known_without_their_files(
 ) -> None:
     facts = described(data, tmp_path)
     assert (facts.sample_shape, facts.classes, (facts.train_samples, facts.validation_samples)) == (shape, 10, samples)
+    assert (facts.test_samples, facts.remarks) == (10_000, ())
     there = data.model_copy(update={"path": "."})
     assert (described(there, tmp_path).train_samples, described(there, tmp_path).source) == (samples[0], ".")
 
@@ -154,20 +194,11 @@ def test_what_is_known_of_absent_data_goes_with_the_error(tmp_path: Path, data: 
     error = refused(data, tmp_path)
     assert isinstance(error, AbsentDataError)
     assert error.known
-    assert error.known.validation_samples == 10_000
+    assert error.known.test_samples == 10_000
 
 
 def test_a_split_that_leaves_no_images_is_refused(tmp_path: Path) -> None:
     assert refused(MnistData(dataset="mnist", validation=1e-9), tmp_path).path == ("data", "validation")
-
-
-@pytest.mark.parametrize(("fraction", "count"), [(0.1, 10), (0.105, 10), (0.004, None), (0.996, None), (0.995, None)])
-def test_a_split_is_rounded_and_leaves_at_least_one_sample_on_each_side(fraction: float, count: int | None) -> None:
-    if count is None:
-        with pytest.raises(FieldError, match="of 100 things leaves none"):
-            held_back(100, fraction, "things")
-    else:
-        assert held_back(100, fraction, "things") == count
 
 
 def photographs(folder: Path) -> None:
@@ -232,8 +263,9 @@ def lines(folder: Path, *texts: str, name: str = "lines.tsv") -> None:
 def test_lines_are_counted_with_their_labels_and_their_vocabulary(tmp_path: Path) -> None:
     lines(tmp_path, "good\tone two", "bad\ttwo three", "good\tThree four", "bad\tone", "so-so\tfive")
     facts = described(SequencesData(dataset="sequences", path="lines.tsv", max_length=9, validation=0.2), tmp_path)
-    assert (facts.classes, facts.train_samples, facts.validation_samples, facts.sample_shape) == (3, 4, 1, (9,))
+    assert (facts.classes, facts.train_samples, facts.validation_samples, facts.sample_shape) == (3, 3, 2, (9,))
     assert facts.tokens == 5 + 1  # one, two, three, four, five; and all others
+    assert any("2 of 5 lines are held out for validation, not 1" in remark for remark in facts.remarks)
     few = described(SequencesData(dataset="sequences", path="lines.tsv", vocabulary=2, validation=0.2), tmp_path)
     assert few.tokens == 3
 
@@ -250,3 +282,9 @@ def test_lines_of_one_label_are_refused(tmp_path: Path) -> None:
     error = refused(SequencesData(dataset="sequences", path="lines.tsv", validation=0.5), tmp_path)
     assert error.path == ("data", "path")
     assert "every training line has the label 'good'" in error.reason
+
+
+@pytest.mark.parametrize(("characters", "length", "left"), [(2, 1, 0), (10, 9, 0), (129, 128, 0), (180, 89, 1), (46_501, 125, 0)])
+def test_a_sequence_of_validation_leaves_out_few_characters(characters: int, length: int, left: int) -> None:
+    assert validation_length(characters) == length
+    assert characters - 1 - sequences(characters, length) * length == left

@@ -21,7 +21,7 @@ def refused(path: Path, **fields: Any) -> FieldError:
 
 def test_a_line_is_a_label_a_tab_and_a_text(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("good\tfine film\nbad\tno, no\n good \t with\ttabs \n", encoding="utf-8")
-    lines, validation = data().read(tmp_path / "lines.tsv")
+    lines, validation, *_ = data().read(tmp_path / "lines.tsv")
     assert lines == [Line("good", "fine film"), Line("bad", "no, no"), Line("good", " with\ttabs ")]
     assert validation is None
 
@@ -38,9 +38,37 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
 
 def test_a_folder_has_lines_to_train_on_and_perhaps_lines_to_validate_with(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\t1\nb\t2\n")
-    assert data().read(tmp_path) == ([Line("a", "1"), Line("b", "2")], None)
+    assert data().read(tmp_path)[:3] == ([Line("a", "1"), Line("b", "2")], None, None)
     (tmp_path / "validation.tsv").write_text("b\t3\n")
-    assert data().read(tmp_path) == ([Line("a", "1"), Line("b", "2")], [Line("b", "3")])
+    assert data().read(tmp_path)[:3] == ([Line("a", "1"), Line("b", "2")], [Line("b", "3")], None)
+    (tmp_path / "TEST.tsv").write_text("a\t4\n")
+    assert data().read(tmp_path).test == [Line("a", "4")]
+    (tmp_path / "dev.tsv").write_text("b\t3\n")
+    assert refused(tmp_path).reason == f"{tmp_path / 'dev.tsv'} and {tmp_path / 'validation.tsv'} have the same purpose"
+
+
+def test_the_other_files_of_a_folder_and_labels_of_one_line_are_remarked_on(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("a\t1\na\t2\nb\t3\n")
+    for name in ("more.tsv", "notes.md", "unlabelled.csv", ".hidden.tsv", "._train.tsv"):
+        (tmp_path / name).write_text("c\t4\n")
+    assert data().read(tmp_path).remarks == (
+        "3 files are not read as lines: 1 .csv, 1 .md, 1 .tsv (only train.tsv, validation.tsv, test.tsv are)",
+        "a label has a single training line: 'b'",
+    )
+    (tmp_path / "train.tsv").write_text("".join(f"{label}\t1\n" for label in "abcde"))
+    assert data().read(tmp_path).remarks[1] == "5 labels have a single training line: 'a', 'b', 'c', …"
+
+
+def test_names_of_columns_are_no_sample(tmp_path: Path) -> None:
+    (tmp_path / "lines.tsv").write_text("Label\tText\ngood\tfine\nbad\tpoor\n")
+    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'}:1: 'Label' and 'Text' look like the names of columns"
+    (tmp_path / "lines.tsv").write_text("x\tx\nx\ty\nbad\tpoor\n")
+    assert len(data().read(tmp_path / "lines.tsv").train) == 3, "a label that occurs again is one"
+
+
+def test_two_spellings_of_a_label_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "lines.tsv").write_text("caf\u00e9\tone\ncafe\u0301\ttwo\nth\u00e9\tthree\n", encoding="utf-8")
+    assert "the label 'café' occurs with composed and with decomposed characters" in refused(tmp_path / "lines.tsv").reason
 
 
 @pytest.mark.parametrize(

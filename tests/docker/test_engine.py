@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.docker.engine import NameTakenError, connected, refusal
-from cloud_train.docker.host import address_of, explain
+from cloud_train.docker.host import EngineUnavailableError, address_of, explain
 from cloud_train.errors import MissingDependencyError, ProviderError
 from tests.docker.test_transport import engine_that_says
 
@@ -134,3 +134,14 @@ def test_an_engine_that_the_caller_runs_without_being_root_is_told_from_others(t
         assert not engine.is_rootless_of(owner + 1), "it is somebody else's"
         assert engine.is_rootless_of(owner) is rootless
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nApi-Version: 1.4", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"]
+)
+def test_an_answer_that_breaks_off_within_its_head_is_no_empty_answer(head: bytes, tmp_path: Path) -> None:
+    with engine_that_says(tmp_path / "s", head, head), connected(f"unix://{tmp_path}/s") as engine:
+        with pytest.raises(EngineUnavailableError, match="broke in the middle of a response"):
+            engine.image("sha256:4444")
+        with pytest.raises(EngineUnavailableError, match="broke in the middle of a response"):
+            engine.has_stopped("4444", 1.0)

@@ -85,7 +85,7 @@ MISTAKES = [
     # the optimizer and the schedule
     (CNN + "train: {optimizer: {nesterov: true}}", "true", "nesterov is for sgd, not adam"),
     (CNN + "train: {optimizer: {name: adamw, momentum: 0.9}}", "0.9", "momentum is for sgd, not adamw"),
-    (CNN + "train: {optimizer: {name: sgd, nesterov: true}}", "true", "nesterov needs momentum"),
+    (CNN + "train: {optimizer: {name: sgd, momentum: 0, nesterov: true}}", "true", "nesterov needs momentum"),
     (CNN + "train: {schedule: {name: cosine, every: 3 epochs}}", "3", "every has no effect on the schedule cosine"),
     (CNN + "train: {schedule: {factor: 0.5}}", "0.5", "factor has no effect on the schedule constant"),
     (CNN + "train: {schedule: {name: step, peak_at: 0.5}}", "0.5", "peak_at has no effect on the schedule step"),
@@ -118,6 +118,16 @@ MISTAKES = [
     (CNN + "checkpoint: {best: {metric: validation/f1}}", "validation", "validation on 'digits' does not report validation/f1"),
     (CNN + "checkpoint: {best: {metric: validation/bits_per_character}}", "validation", "validation on 'digits' does not report"),
     (CNN + "checkpoint: {best: {goal: min}}", "min", "goal has no effect without a metric"),
+    (
+        CNN + "checkpoint: {best: {metric: validation/accuracy}}\ntrain: {early_stopping: {metric: validation/loss}}",
+        "validation/loss",
+        "the best checkpoint is chosen by validation/accuracy, so early stopping cannot follow validation/loss",
+    ),
+    (
+        CNN + "checkpoint: {best: {metric: validation/loss, goal: min}}\ntrain: {early_stopping: {metric: validation/loss, goal: max}}",
+        "max",
+        "the best checkpoint is the one with the min of validation/loss",
+    ),
 ]
 
 
@@ -151,6 +161,8 @@ FINE = [
     RNN + "checkpoint: {best: {metric: validation/bits_per_character, keep: 2}}",
     CNN + "train: {early_stopping: {metric: validation/loss, goal: min, patience: 1}}",
     CNN + "train: {early_stopping: {}}",
+    CNN + "train: {early_stopping: {metric: validation/loss}}\ncheckpoint: {best: {metric: validation/loss}}",
+    CNN + "train: {deliver: best}",
     SCRIPT + "checkpoint: {best: {metric: train/reward, goal: max}}",
 ]
 
@@ -219,3 +231,19 @@ def test_a_store_that_no_url_leads_to_is_a_mistake_of_the_file(load: Load, store
 )
 def test_the_url_of_a_store_is_accepted(load: Load, store: str) -> None:
     load(f"name: a\n{SCRIPT}store: {store}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "goal"),
+    [
+        (CNN, None, None),
+        (RNN, "validation/loss", None),
+        (RNN + "checkpoint: {best: {metric: validation/bits_per_character}}", "validation/bits_per_character", None),
+        (CNN + "train: {early_stopping: {metric: validation/loss, goal: max}}", "validation/loss", "max"),
+        (CNN + "train: {early_stopping: {}}", None, None),
+        (SCRIPT, None, None),
+    ],
+)
+def test_one_metric_decides_what_is_best(load: Load, text: str, metric: str | None, goal: str | None) -> None:
+    best = load(f"name: a\n{text}\ncheckpoint: {{best: {{keep: 2}}}}\n" if "checkpoint" not in text else f"name: a\n{text}\n").spec.best
+    assert (best.metric, best.goal) == (metric, goal)

@@ -30,6 +30,7 @@ def test_every_example_fits_into_a_job(tmp_path: Path, snippet: str) -> None:
         "data": "{dataset: digits}",
     }
     filled = "".join(f"{key}: {value}\n" for key, value in rest.items() if key not in given)
-    (tmp_path / "requirements.txt").touch()
+    for file in ("requirements.txt", "train.py"):
+        (tmp_path / file).touch()
     (tmp_path / "job.yaml").write_text(filled + snippet, encoding="utf-8")
     load_job(tmp_path / "job.yaml", absent_data_is_fine=True)

@@ -81,7 +81,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:6:17: unknown dataset 'digit'
             data: {dataset: digit}
                             ^
-            expected: one of digits, mnist, cifar10, images, python-docs, text, sequences, files
+            expected: one of digits, mnist, cifar10, images, python-docs, text, sequences, files; for a program of your own, kind: script
             did you mean 'digits'?
 
         job.yaml:8:11: train.epochs cannot be 'no'
@@ -92,8 +92,8 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:9:3: unknown key 'optimiser'
               optimiser: {name: adam}
               ^
-            expected: one of epochs, steps, batch_size, accumulate, optimizer, schedule, clip_norm, label_smoothing, class_weights, ema, \
-early_stopping, evaluate, precision, channels_last, compile, carry_state, fast_dev_run, tensorboard, seed
+            expected: one of start_from, epochs, steps, batch_size, accumulate, optimizer, schedule, clip_norm, label_smoothing, \
+class_weights, ema, early_stopping, deliver, evaluate, precision, channels_last, compile, carry_state, fast_dev_run, tensorboard, seed
             did you mean 'optimizer'?
 
         job.yaml:10:21: unknown optimizer 'adma'
@@ -190,7 +190,7 @@ def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
         ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "no such file or folder: {folder}/no"),
         ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a duration of zero would stop the run at once"),
         ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A is also listed under env"),
-        ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "a fraction of 1e-09 of 1,797 digits leaves none"),
+        ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "a fraction of 1e-09 of 1,797 images leaves none"),
         (
             "model:\n  kind: cnn\n  blocks: [{filters: 8}, {filters: 8}, {filters: 8}]\ndata: {dataset: digits, size: 16}",
             "3:40",

@@ -6,11 +6,12 @@ from cloud_train.data.mnist import SHA256 as MNIST_SHA256
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.text import TextData
 from cloud_train.job.schedules import Schedule
+from cloud_train.job.training import WebWeights
 from cloud_train.networks.base import ScriptModel
 from cloud_train.networks.cnn import CnnModel
 from cloud_train.networks.rnn import RnnModel
 from cloud_train.spec.problems import JobFileError
-from cloud_train.spec.types import Cadence
+from cloud_train.spec.types import Interval
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn, blocks: [{filters: 4}]}\ndata: {dataset: digits}\ntrain: {epochs: 3}\n"
@@ -82,7 +83,7 @@ def test_checksums_of_several_files_are_set_together(load: Load) -> None:
 
 def test_a_schedule_that_the_file_names_in_short_can_be_added_to(load: Load) -> None:
     loaded = load(CNN.replace("epochs: 3", "schedule: cosine"), "train.schedule.warmup=5 steps")
-    assert loaded.spec.train.schedule == Schedule(name="cosine", warmup=Cadence(5, "step"))
+    assert loaded.spec.train.schedule == Schedule(name="cosine", warmup=Interval(5, "step"))
     assert loaded.origins["train.schedule.name"] == "job.yaml:4"
     assert loaded.origins["train.schedule.warmup"] == "--set"
     assert load(CNN, "train.schedule.name=step").spec.train.schedule == Schedule(name="step")
@@ -110,6 +111,20 @@ def test_a_relative_path_starts_at_the_working_directory(load: Load, tmp_path: P
     assert spec.store == str(tmp_path / "elsewhere" / "runs")
     assert load(SCRIPT, "store=~/runs").spec.store == "~/runs"
     assert load(SCRIPT, "store=s3://bucket/x").spec.store == "s3://bucket/x"
+
+
+def test_weights_to_start_from_are_a_path_of_the_working_directory_or_a_run(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.safetensors").write_bytes(bytes(8) + b"{}")
+    assert load(CNN, "train.start_from=best").spec.train.start_from == str(tmp_path / "best")
+    assert load(CNN, "train.start_from=other").spec.train.start_from == "other"
+    assert load(CNN, "train.start_from=1e55").spec.train.start_from == "1e55"
+    assert load(CNN, "train.start_from=1e55", "train.start_from=null").spec.train.start_from is None
+    web = load(CNN, f"train.start_from={{url: 'https://example.com/w.pth', sha256: {'a' * 64}}}").spec.train.start_from
+    assert isinstance(web, WebWeights)
 
 
 def test_every_wrong_override_is_reported_with_the_nearest_name(load: Load) -> None:

@@ -148,3 +148,11 @@ def test_what_cannot_be_read_both_ways_is_refused(cell: Any, data: DataFacts, sa
     with pytest.raises(FieldError, match=said) as caught:
         RnnModel(kind="rnn", cell=cell, bidirectional=True).layer_facts(data)
     assert caught.value.path == ("model", "bidirectional")
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "width"),
+    [({}, 256, 0), ({}, 257, 64), ({"embedding_size": 0}, 9000, 0), ({"embedding_size": 5}, 3, 5), ({"cell": "linear"}, 9000, 0)],
+)
+def test_many_tokens_are_embedded_and_few_are_one_hot(settings: dict[str, Any], inputs: int, width: int) -> None:
+    assert RnnModel(kind="rnn", **settings).width_of_embedding(inputs) == width

@@ -249,7 +249,7 @@ def test_the_wait_for_a_heartbeat_is_told_as_an_event_before_it_begins(other_hom
         clock=fake.clock,
     )
     assert told == [(Waiting(again.run_id, 1, status_of(dead_elsewhere).host, 45.0), 0.0)]
-    assert not any("heartbeat" in note for note in notes)
+    assert not any("waiting" in note for note in notes)
     end_of(other_home, again)
 
 
@@ -321,7 +321,8 @@ def test_when_two_machines_resume_at_once_one_of_them_starts_the_attempt(
         wait_until(partial(has_ended, place), "it has ended")
         end = update_run(place, run.run_id)
         assert (end.state, end.attempt) == (State.SUCCEEDED, 2)
-    assert failures == []
+    assert len(failures) <= 1, "one of them resumed the run"
+    assert all("another command resumed" in failure.message for failure in failures)
     assert State.INTERRUPTED not in seen
     assert len((tmp_path / "begun").read_text().splitlines()) == 2
     assert not (run_folder(run) / layout.attempt(3)).exists()
@@ -530,8 +531,7 @@ def test_a_follower_waits_for_an_unreachable_store_and_loses_no_line(
     notes: list[str] = []
     away.looks = 3
     assert b"".join(follow_logs(home, run.run_id, sleep=lambda _: None, note=notes.append)) == b"line 1\nline 2\nline 3\n"
-    assert len(notes) == 1
-    assert "the network is away" in notes[0]
+    assert set(notes) == {"the network is away; retrying while the run continues"}  # once for each read that had to wait
 
 
 def test_a_store_that_stays_unreachable_ends_the_following_with_its_error(home: Home) -> None:
@@ -572,7 +572,8 @@ def test_the_slower_of_two_resuming_machines_tracks_the_attempt_as_unmanaged(
 
     with monkeypatch.context() as patch:
         patch.setattr(resuming, "launch", launch_too_late)
-        resume(home, run.run_id)
+        with pytest.raises(ConflictError, match="its attempt 2 is running on another-machine"):
+            resume(home, run.run_id)
 
     def is_recorded() -> bool:
         update_run(home, run.run_id)

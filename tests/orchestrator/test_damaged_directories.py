@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -78,11 +79,49 @@ def test_a_run_whose_worker_is_gone_and_whose_status_is_damaged_is_ended_and_res
     assert cancel(home, running.run_id, force=True).state is State.CANCELLED
 
 
-def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_wrong(home: Home, running: RunView) -> None:
+def test_a_run_whose_record_is_cut_off_is_resumed_and_its_run_directory_repaired(home: Home, running: RunView) -> None:
     record = run_folder(running) / "run.json"
     written = record.read_bytes()
     record.write_bytes(written[:100])
     assert read_run(home, running.run_id).state is State.RUNNING
+    assert cancel(home, running.run_id).state is State.CANCELLED
+    notes: list[str] = []
+    assert resume(home, running.run_id, notes.append).attempt == 2
+    assert notes == [
+        f"code: the run's own, unchanged in {Path(running.job_file or '').parent}",
+        f"run.json of {running.run_id} was damaged, and is restored from this machine's copy",
+    ]
+    assert record.read_bytes() == written
+    wait_until(lambda: update_run(home, running.run_id).state is State.RUNNING, "attempt 2 runs")
+    assert cancel(home, running.run_id, force=True).state is State.CANCELLED
+
+
+def test_the_copies_of_a_record_are_private_and_kept_until_the_run_has_succeeded(home: Home, start: Submit) -> None:
+    failed, succeeded = start("exit 3"), start("true")
+    for run in (failed, succeeded):
+        wait_until(lambda run=run: update_run(home, run.run_id).state.is_end, "the run has ended")  # type: ignore[misc]  # its default
+    copies = list((home.folder / "records").iterdir())
+    assert [path.name.split(".")[0] for path in copies] == [failed.run_id]
+    assert copies[0].stat().st_mode & 0o777 == 0o600
+    assert copies[0].read_bytes() == (run_folder(failed) / "run.json").read_bytes()
+
+
+def test_a_home_without_a_copy_says_who_has_one(home: Home, running: RunView, tmp_path: Path) -> None:
+    assert cancel(home, running.run_id).state is State.CANCELLED
+    other = Home(tmp_path / "other")
+    adopt(other, running.run_directory)
+    (run_folder(running) / "run.json").write_bytes(b"{")
+    with pytest.raises(CorruptError, match=r"run\.json is not a run record") as raised:
+        resume(other, running.run_id)
+    assert (raised.value.hint or "").startswith("resume the run on the machine that submitted it, which has a copy; or restore it")
+
+
+def test_a_run_whose_record_and_its_copy_are_cut_off_can_be_cancelled_and_resume_says_what_is_wrong(home: Home, running: RunView) -> None:
+    record = run_folder(running) / "run.json"
+    written = record.read_bytes()
+    record.write_bytes(written[:100])
+    for copy in (home.folder / "records").iterdir():
+        copy.write_bytes(written[:-1])
     assert cancel(home, running.run_id).state is State.CANCELLED
     with pytest.raises(CorruptError, match=r"run\.json is not a run record") as raised:
         resume(home, running.run_id)

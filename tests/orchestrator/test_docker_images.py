@@ -67,7 +67,8 @@ def test_a_lost_image_is_rebuilt_with_the_same_bytes(home: Home, failed: RunView
     said: list[str] = []
     ended = end_of(home, resume(home, failed.run_id, said.append))
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
-    assert said == [f"the image of {failed.run_id} is gone from the Docker Engine; rebuilding it"]
+    assert said[0].startswith("code: the run's own, in its image ")
+    assert said[1:] == [f"the image of {failed.run_id} is gone from the Docker Engine; rebuilding it"]
 
 
 def test_a_different_image_is_refused_unless_the_caller_asks_for_it(home: Home, failed: RunView, tmp_path: Path) -> None:
@@ -75,9 +76,9 @@ def test_a_different_image_is_refused_unless_the_caller_asks_for_it(home: Home, 
     (tmp_path / "code" / "greeting.txt").write_text(f"good morning from {tmp_path}\n")
     with pytest.raises(ConflictError, match="cannot be rebuilt") as caught:
         resume(home, failed.run_id)
-    assert f"cloud-train resume {failed.run_id} --provider docker" in (caught.value.hint or "")
+    assert f"cloud-train resume {failed.run_id} --code current" in (caught.value.hint or "")
     assert update_run(home, failed.run_id).attempt == 1
-    ended = end_of(home, resume(home, failed.run_id, elsewhere=Elsewhere(provider="docker")))
+    ended = end_of(home, resume(home, failed.run_id, elsewhere=Elsewhere(takes_current_code=True)))
     assert ended.state is State.SUCCEEDED, ended.message
     assert b"".join(read_logs(home, failed.run_id)) == f"good morning from {tmp_path}\n".encode()
     assert image_of(failed) != before

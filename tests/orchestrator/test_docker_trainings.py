@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -153,7 +154,8 @@ def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(
         launch(*arguments)
 
     monkeypatch.setattr("cloud_train.orchestrator.resuming.launch", launch_second)
-    resume(home, run.run_id)
+    with pytest.raises(ConflictError, match="another command resumed"):
+        resume(home, run.run_id)
     wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the container has found its attempt taken")
     assert (update_run(home, run.run_id).state, update_run(home, run.run_id).host) == (State.RUNNING, "another-machine")
     wait_until(lambda: update_run(home, run.run_id).is_unmanaged and remains(engine, run.run_id) == [], "the container is removed")

@@ -77,3 +77,11 @@ def test_a_store_that_does_not_respond_is_one_error(tmp_path: Path, monkeypatch:
     assert (finding.name, finding.status) == ("store list", "error")
     assert "Could not connect" in finding.detail
     assert finding.remedy
+
+
+def test_a_job_that_asks_for_what_this_machine_may_not_have_is_warned_of(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("name: gpu\nmodel: {kind: script, command: ['true']}\nresources: {accelerator: 'A100:1'}\n", encoding="utf-8")
+    found = [each for each in examine(Home(tmp_path / "home"), job=job) if each.name == "local job"]
+    assert [each.status for each in found] == ["ok", "warning"]
+    assert found[1].detail.startswith("resources.accelerator: 'local' supplies no accelerators, and the run ends at once")

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from cloud_train import locks
 from cloud_train.errors import ConflictError
+from cloud_train.orchestrator import resuming, submitting
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
@@ -143,6 +145,33 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     yield Stage(tmp_path, url, monkeypatch)
     for name in ("a", "b"):
         kill_everything(tmp_path / name)
+
+
+def test_of_two_resumes_at_the_same_moment_one_says_that_the_other_was_faster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = stage.home("a")
+    run = stage.start(a)
+    cancel(a, run.run_id)
+    b = stage.home("b")
+    adopt(b, run.run_directory)
+    launch, won = submitting.launch, []
+
+    def launched_after_another(*arguments: Any) -> Handle:
+        monkeypatch.setattr(resuming, "launch", launch)
+        stage.home("a")
+        won.append(resume(a, run.run_id))
+        stage.home("b")
+        return launch(*arguments)
+
+    monkeypatch.setattr(resuming, "launch", launched_after_another)
+    with pytest.raises(ConflictError, match=r"another command resumed .* at the same moment: its attempt 2 is running") as caught:
+        resume(b, run.run_id, ask=accepting)
+    assert caught.value.exit_code == 9
+    assert (won[0].attempt, won[0].is_unmanaged, bool(won[0].host)) == (2, False, True)
+    stage.home("a")
+    stage.finish()
+    wait_until(lambda: update_run(a, run.run_id).state is State.SUCCEEDED, "the other's attempt succeeds", 60)
+    wait_until(lambda: not processes_of(b.folder), "the slower worker has left", 60)
+    assert [path.name for path in (b.folder / "work").glob("*")] == []
 
 
 def suspend(process: psutil.Process, run: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cloud_train import locks
 from cloud_train.errors import ConflictError, MissingDependencyError, NotFoundError, ProviderError, UsageError
-from cloud_train.orchestrator import submitting
+from cloud_train.orchestrator import readiness
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.listing import select
@@ -190,6 +190,10 @@ def test_a_run_is_selected_by_any_unique_prefix(home: Home, start: Submit) -> No
     assert select(home, first.run_id[-4:]) == first.run_id
     with pytest.raises(NotFoundError, match="matches several runs"):
         select(home, "test")
+    assert select(home, "test", latest=True) == second.run_id
+    assert select(home, first.run_id, latest=True) == first.run_id
+    with pytest.raises(NotFoundError, match="'tes' matches several runs"):
+        select(home, "tes", latest=True)
     with pytest.raises(NotFoundError, match="'other'"):
         select(home, "other")
     for run in (first, second):
@@ -224,7 +228,7 @@ def test_a_missing_torch_is_named_with_the_command_before_anything_is_written(
 ) -> None:
     job = tmp_path / "cnn.yaml"
     job.write_text("name: cnn\nmodel: {kind: cnn}\ndata: {dataset: digits}\nstore: runs\n")
-    monkeypatch.setattr(submitting, "find_spec", lambda name: None)
+    monkeypatch.setattr(readiness, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="torch") as raised:
         submit(home, make_plan(home, job))
     assert "pip install 'cloud-train[train]'" in (raised.value.hint or "")

@@ -151,9 +151,14 @@ def test_a_move_that_was_interrupted_after_its_last_decision_is_found_in_the_new
 
 
 def other_home(tmp_path: Path, run: RunView) -> Home:
-    other = Home(tmp_path / "other")
-    adopt(other, run.run_directory)
-    return other
+    return found_at(tmp_path / "other", run.run_directory)
+
+
+def found_at(folder: Path, run_directory: str | Path) -> Home:
+    """A home that tracks the run in this run directory."""
+    home = Home(folder)
+    adopt(home, str(run_directory))
+    return home
 
 
 @pytest.mark.parametrize("elsewhere", [None, Elsewhere(store="runs-3")])
@@ -173,7 +178,8 @@ def test_of_a_move_and_another_resume_at_the_same_time_only_one_starts_an_attemp
     with pytest.raises(ConflictError, match="was not moved: it was resumed in its old place meanwhile"):
         resume(home, ended.run_id, elsewhere=Elsewhere(store=str(tmp_path / "runs-2")))
     assert second[0].resumed_step == 1
-    assert not (tmp_path / "runs-2" / ended.run_id / "run.json").exists()
+    with pytest.raises(ConflictError, match=f"the move of {ended.run_id} from .*/runs/{ended.run_id} was not completed"):
+        resume(found_at(tmp_path / "third", tmp_path / "runs-2" / ended.run_id), ended.run_id, ask=accepting)
     assert begun(tmp_path) == {1, second[0].attempt}
     if elsewhere is None:
         assert (end_of(home, ended).attempt, end_of(home, ended).state) == (second[0].attempt, second[0].state)
@@ -191,6 +197,52 @@ def test_of_two_moves_at_once_the_second_is_refused_once_the_first_is_complete(h
         resume(other, ended.run_id, elsewhere=Elsewhere(store=str(tmp_path / "runs-3")), ask=accepting)
     assert caught.value.hint == f"resume it there: cloud-train adopt {tmp_path / 'runs-2' / ended.run_id}"
     assert update_run(other, ended.run_id).message == f"moved to {tmp_path / 'runs-2' / ended.run_id}"
+
+
+def test_a_run_whose_move_was_given_up_is_resumed_in_its_old_place_whatever_interrupts_that(
+    home: Home, ended: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("moving._Claim.close", "resuming.launch"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"cloud_train.orchestrator.{place}", cut_off)
+            with pytest.raises(CutOffError):
+                resume(home, ended.run_id, elsewhere=Elsewhere(store=str(tmp_path / "runs-2")) if place.startswith("moving") else None)
+    here = end_of(home, resume(home, ended.run_id))
+    assert (here.store, here.resumed_step, begun(tmp_path)) == (ended.store, 1, {1, here.attempt})
+
+
+def test_nobody_resumes_a_run_in_a_place_to_which_its_move_is_not_complete(
+    home: Home, ended: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "runs-2" / ended.run_id
+    with monkeypatch.context() as patched:
+        patched.setattr("cloud_train.orchestrator.moving._Claim.close", cut_off)
+        with pytest.raises(CutOffError):
+            moved(home, ended, str(there.parent))
+    other = found_at(tmp_path / "other", there)
+    with pytest.raises(ConflictError, match="was not completed") as caught:
+        resume(other, ended.run_id, ask=accepting)
+    assert caught.value.hint == f"resume it there: cloud-train adopt {ended.run_directory}"
+    adopt(other, ended.run_directory)
+    here = end_of(other, resume(other, ended.run_id, ask=accepting))
+    assert (here.store, here.attempt, begun(tmp_path)) == (ended.store, 3, {1, 3})
+
+
+def test_of_two_moves_to_the_same_place_the_second_keeps_what_the_first_wrote(
+    home: Home, ended: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, other, copy = tmp_path / "runs-2", other_home(tmp_path, ended), moving._copy_newest_checkpoint
+
+    def copied_while_another_moves(*arguments: Any) -> None:
+        monkeypatch.setattr(moving, "_copy_newest_checkpoint", copy)
+        end_of(other, resume(other, ended.run_id, elsewhere=Elsewhere(store=str(there)), ask=accepting))
+        copy(*arguments)
+
+    monkeypatch.setattr(moving, "_copy_newest_checkpoint", copied_while_another_moves)
+    with pytest.raises(ConflictError, match="was not moved: another command was moving it to the same place"):
+        resume(home, ended.run_id, elsewhere=Elsewhere(store=str(there)))
+    assert (there / ended.run_id / "run.json").exists()
+    assert end_of(other, resume(other, ended.run_id)).state is State.SUCCEEDED
 
 
 def test_a_worker_that_was_left_behind_sees_that_its_run_has_moved(home: Home, ended: RunView, bucket: str) -> None:

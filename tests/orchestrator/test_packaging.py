@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.docker import container_paths
+from cloud_train.errors import ProviderError
 from cloud_train.image import building
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Built
@@ -56,6 +57,35 @@ def test_the_program_gets_paths_inside_the_container(home: Home, tmp_path: Path)
     assert plan.host_data == str(tmp_path / "photographs")
     assert plan.image is not None
     assert DEFAULT_BASE in plan.image
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "is_fine"),
+    [
+        ("a/link.jpg", "1.jpg", True),
+        ("a/link.jpg", "../b/2.jpg", True),
+        ("a/link.jpg", "gone.jpg", True),
+        ("a/link.jpg", "../../photographs-elsewhere/3.jpg", False),
+        ("link", "../elsewhere", False),
+        ("link", "{}/photographs/a", False),
+        ("a/link.jpg", "/gone", False),
+    ],
+)
+def test_a_container_gets_no_data_with_links_that_mean_something_else_there(
+    home: Home, tmp_path: Path, link: str, target: str, is_fine: bool
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "photographs" / folder).mkdir(parents=True)
+    (tmp_path / "photographs" / link).symlink_to(target.format(tmp_path))
+    data = {"dataset": "files", "path": "photographs"}
+    if is_fine:
+        assert plan_of(home, tmp_path, data=data).host_data == str(tmp_path / "photographs")
+        return
+    with pytest.raises(ProviderError, match=f"photographs has a link out of the folder .*: {tmp_path}/photographs/{link} → ") as caught:
+        plan_of(home, tmp_path, data=data)
+    assert caught.value.hint is not None
+    assert f"cp -rL {tmp_path}/photographs COPY" in caught.value.hint
+    assert plan_of(home, tmp_path, data=data, provider="local").program.data == str(tmp_path / "photographs")
 
 
 def test_a_push_uses_the_configured_engine_and_remembers_what_was_pushed(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import MissingDependencyError
-from cloud_train.orchestrator import submitting
+from cloud_train.orchestrator import readiness
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan, plan_elsewhere
@@ -33,8 +33,8 @@ def planned(home: Home, tmp_path: Path) -> Planned:
 
 
 def test_the_program_gets_the_absolute_path_of_every_data_set_that_has_one(planned: Planned, tmp_path: Path) -> None:
-    for name in ("a/x.png", "b/y.png"):
-        (tmp_path / "photographs" / name).parent.mkdir(parents=True)
+    for name in ("a/x.png", "a/z.png", "b/y.png", "b/z.png"):
+        (tmp_path / "photographs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photographs" / name).touch()
     data = {
         "{dataset: images, path: photographs, validation: 0.5}": "photographs",
@@ -99,7 +99,7 @@ def test_known_classes_are_enough_to_plan_the_layers(planned: Planned) -> None:
 def test_a_download_of_known_size_is_only_mentioned(planned: Planned) -> None:
     plan = planned(CNN.replace("digits", "mnist, url: 'https://x/'"))
     assert plan.notes == ("the data is downloaded into the cache when the run starts, unless it is cached: https://x/",)
-    assert plan.total_steps == 5 * 938
+    assert plan.total_steps == 5 * 844  # of the 60,000 images, 54,000 are for training
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     named: str,
     hint: str,
 ) -> None:
-    monkeypatch.setattr(submitting, "find_spec", lambda name: None if name == module else object())
+    monkeypatch.setattr(readiness, "find_spec", lambda name: None if name == module else object())
     with pytest.raises(MissingDependencyError, match=f"needs {named}, which") as raised:
         submit(home, planned(text))
     assert hint in (raised.value.hint or "")
@@ -171,7 +171,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
 
 def test_only_packages_that_the_job_needs_are_required(home: Home, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(submitting, "find_spec", asked.append)
+    monkeypatch.setattr(readiness, "find_spec", asked.append)
     with pytest.raises(MissingDependencyError):
         submit(home, planned(RNN + "train: {tensorboard: false}\n"))
     assert asked == ["torch", "numpy", "safetensors"]
@@ -185,13 +185,16 @@ def test_a_cluster_decides_on_spot_machines_itself(home: Home, tmp_path: Path) -
         assert any(note.startswith("resources.spot: the cluster gpu-cluster (azure.compute)") for note in notes) == told
 
 
-def test_a_large_vocabulary_without_an_embedding_gets_a_note(planned: Planned, tmp_path: Path) -> None:
+def test_a_large_vocabulary_has_an_embedding_and_without_one_gets_a_note(planned: Planned, tmp_path: Path) -> None:
     lines = "".join(f"{'good' if number % 2 else 'bad'}\tword{number} again\n" for number in range(5000))
     (tmp_path / "train.tsv").write_text(lines)
     job = "model: {kind: rnn}\ndata: {dataset: sequences, path: train.tsv, tokens: words, validation: 0.1}\n"
-    (note,) = [note for note in planned(job).notes if "embedding_size" in note]
+    (note,) = [note for note in planned(job, "model.embedding_size=0").notes if "embedding_size" in note]
     assert "GB" in note
-    assert not [note for note in planned(job, "model.embedding_size=8").notes if "embedding_size" in note]
+    for usual in (planned(job), planned(job, "model.cell=linear"), planned(job, "model.embedding_size=8")):
+        assert not [note for note in usual.notes if "embedding_size" in note]
+    assert planned(job).layers[0].output_shape == ("T", 64)
+    assert planned(job, "model.cell=linear").layers[0].kind == "Linear"
 
 
 def test_data_in_a_store_is_planned_without_reading_it(planned: Planned) -> None:

@@ -384,6 +384,7 @@ def test_the_doctor_finds_a_disk_that_is_full_and_a_ledger_that_cannot_be_writte
         assert "repair" not in findings["ledger"].remedy
 
 
+@pytest.mark.slow
 def test_the_doctor_names_a_process_that_does_not_let_others_write(home: Home, runs: list[str]) -> None:
     with closing(sqlite3.connect(home.ledger_path, isolation_level=None)) as writing:
         writing.execute("BEGIN IMMEDIATE")

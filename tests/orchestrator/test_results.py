@@ -1,15 +1,17 @@
 """Fetching models and whole run directories."""
 
+import errno
 import itertools
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
+from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator import results
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.following import follow
@@ -105,7 +107,7 @@ def test_a_model_that_the_succeeded_attempt_took_over_is_fetched_and_its_attempt
     succeeded_by_second(home, run, origin=1, resumed_step=30)
     notes: list[str] = []
     assert fetch_model(home, run.run_id, tmp_path / "out", note=notes.append).attempt == 1
-    assert notes == [f"the model of {run.run_id} was made by attempt 1; attempt 2 continued from it, succeeded and made none"]
+    assert notes == [f"the model of {run.run_id} was made by attempt 1; attempt 2 continued from it, succeeded, and made no model itself"]
 
 
 def test_a_model_of_an_earlier_version_is_fetched_without_comparing_attempts(home: Home, run: RunView, tmp_path: Path) -> None:
@@ -217,6 +219,66 @@ def test_a_folder_with_other_content_is_left_alone(home: Home, run: RunView, tmp
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_fetched_model_is_replaced_while_it_is_as_it_was_fetched(home: Home, run: RunView, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert fetch_model(home, run.run_id, tmp_path / "out").folder == tmp_path / "out"
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "notes.txt").write_text("mine"), "notes.txt is not a file of the model"),
+        (lambda folder: (folder / "inner/notes.txt").write_text("mine"), "inner/notes.txt is not a file of the model"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"my own weights"),
+            r"model\.safetensors was changed after it was fetched",
+        ),
+        (lambda folder: (folder / "link").symlink_to("inner"), "link is not a file of the model"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "is not a fetched model"),
+    ],
+)
+def test_a_fetched_model_with_work_of_the_user_in_it_is_never_replaced(
+    home: Home, run: RunView, tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    fetch_model(home, run.run_id, tmp_path / "out")
+    change(tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(ConflictError, match=words):
+        fetch_model(home, run.run_id, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_model_is_there_again_if_the_new_one_cannot_get_its_name(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_model(home, run.run_id, tmp_path / "out")
+    rename = Path.rename
+    calls: list[str] = []
+
+    def fails(self: Path, target: Path) -> Path:
+        calls.append(self.name)
+        if len(calls) == 2:  # the new one; the earlier one was put aside before
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(StoreError):
+        fetch_model(home, run.run_id, tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").exists()
+    assert list(tmp_path.glob(".out-*")) == []
+
+
+def test_the_best_and_the_last_checkpoint_have_folders_of_their_own(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [fetch_model(home, run.run_id, None, chosen).folder.name for chosen in (None, "best", "last")]
+    assert names == [f"{run.run_id}-{kind}" for kind in ("model", "best", "last")]
+    step = fetch_model(home, run.run_id, None, "last").step
+    assert fetch_model(home, run.run_id, None, str(step)).folder.name == f"{run.run_id}-step-{step}"
+
+
 def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path) -> None:
     run = start("false")
     list(follow(home, run.run_id))
@@ -284,6 +346,77 @@ def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_pa
     third = sync(home, run.run_id, tmp_path / "copy")
     assert third.copied == (layout.status(1),)
     assert (tmp_path / "copy" / layout.status(1)).read_bytes() == there[layout.status(1)]
+
+
+def test_a_fetched_model_that_is_changed_during_the_download_is_not_replaced(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_model(home, run.run_id, tmp_path / "out", "10")
+
+    def slow(store: Store, files: list[Download], options: Options, memory: Memory | None) -> Summary:
+        (tmp_path / "out" / "model.safetensors").write_bytes(b"tuned by hand")
+        return download(store, files, options, memory)
+
+    monkeypatch.setattr(results, "download", slow)
+    with pytest.raises(ConflictError, match=r"model\.safetensors was changed after it was fetched"):
+        fetch_model(home, run.run_id, tmp_path / "out", "20")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"tuned by hand"
+    assert [path.name for path in tmp_path.glob(".out*")] == []
+
+
+def killed_before(number: int, work: Callable[[], object]) -> bool:
+    """Do the work in a process that is killed before it renames or deletes for the ``number``-th time; whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(number))
+
+        def hook(event: str, _: object) -> None:
+            if event in ("os.rename", "os.remove", "os.rmdir") and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return status != 0
+
+
+def test_a_fetch_killed_at_any_point_of_the_exchange_is_healed_by_the_next(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        write(tmp_path / name, name)
+    weights: set[str] = set()
+    for number in itertools.count():
+        target = tmp_path / "out"
+        shutil.copytree(tmp_path / "old", target)
+        shutil.copytree(tmp_path / "new", tmp_path / "arrived")
+        was_killed = killed_before(number, lambda: results._exchange(tmp_path / "arrived", target))  # noqa: B023
+        with pytest.raises(CorruptError), results._folder_that_appears_whole(target, kept_when_cut=False):
+            raise CorruptError("this download fails")
+        verify(target)
+        weights.add((target / "model.safetensors").read_text())
+        assert [path.name for path in tmp_path.glob(".out*")] == []
+        shutil.rmtree(target)
+        shutil.rmtree(tmp_path / "arrived", ignore_errors=True)
+        if not was_killed:
+            break
+    assert number > 4
+    assert weights == {"old", "new"}
+
+
+def write(folder: Path, weights: str) -> None:
+    """A fetched model."""
+    (folder / "inner").mkdir(parents=True)
+    (folder / "model.safetensors").write_text(weights)
+    (folder / "inner" / "words.txt").write_text(weights)
+    write_manifest(folder, None)
+
+
+def test_a_folder_of_the_user_where_an_earlier_model_would_be_kept_is_left_alone(home: Home, run: RunView, tmp_path: Path) -> None:
+    (tmp_path / ".out.before").mkdir()
+    (tmp_path / ".out.before" / "mine.txt").write_text("mine")
+    with pytest.raises(ConflictError, match=r"\.out\.before exists and is not a fetched model"):
+        fetch_model(home, run.run_id, tmp_path / "out")
+    assert (tmp_path / ".out.before" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("record", [None, b"", b"{}", b'{"run_id": "other-261130-091500-k3f9"}', b"\xff", "link", "pipe"])

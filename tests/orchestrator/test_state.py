@@ -49,6 +49,7 @@ def readings(folder: Path) -> list[list[str]]:
         ["fetch-model", RUN, "--to", str(folder / "model")],
         ["fetch-model", RUN, "--checkpoint", "last", "--to", str(folder / "model")],
         ["sync", RUN, "--to", str(folder / "copy")],
+        ["evaluate", RUN, str(folder)],
         ["predict", RUN, "--text", "a line"],
     ]
 

@@ -127,6 +127,7 @@ def test_a_run_that_the_ledger_has_is_the_same_by_its_directory(home: Home, runn
     assert [run.state for run in update_runs(home)] == [State.CANCELLED]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_home_is_cancelled_by_its_mark_alone(home: Home, running: RunView, tmp_path: Path) -> None:
     worker = worker_of(running)
     run = Client(tmp_path / "other").run(running.run_directory)
@@ -166,6 +167,7 @@ def test_what_is_no_run_directory_is_named(home: Home, running: RunView, tmp_pat
         client.run(running.run_id, config="aws")
 
 
+@pytest.mark.slow
 def test_a_worker_that_retried_by_itself_is_found_by_the_handle_of_its_launch(home: Home, start: Submit) -> None:
     run = start("[ $CLOUD_TRAIN_ATTEMPT = 2 ] || exit 3; exec sleep 600", "limits: {grace: 1 s}\nretry: {attempts: 2, on: [failed]}")
     wait_until(lambda: update_run(home, run.run_id).attempt == 2 and update_run(home, run.run_id).state is State.RUNNING, "it is retried")

@@ -85,11 +85,10 @@ class Desk:
     place: Place
     locks: ExitStack
 
-    def submit(self, *, written: bool = True, sent_seconds_ago: float | None = None) -> None:
+    def submit(self, *, written: bool = True, sent_seconds_ago: float | None = None, token: str = "") -> None:
+        run: dict[str, Any] = {"name": "unfinished", "provider": "place", "store": STORE, "job_file": None, "created": 1.0, "settings": {}}
         with Ledger(self.home.ledger_path) as ledger:
-            ledger.add(
-                RUN, name="unfinished", provider="place", store=STORE, job_file=None, created=1.0, settings={}, record_sha256="0" * 64
-            )
+            ledger.add(RUN, **run, record_sha256="0" * 64, token=token)
             if sent_seconds_ago is not None:
                 ledger.sending(RUN, 1, time.time() - sent_seconds_ago)
         if written:

@@ -15,7 +15,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -75,13 +76,17 @@ class Limits:
     """Whether programs are actors of their own, which continue while their workers are suspended. Otherwise each runs within its worker."""
     steps: int = 1
     """Checkpoints that each attempt makes; their steps are as far apart as the attempt's number."""
+    looks: int = 2
+    """How often each observer or person comes."""
+    targets: int = 1
+    """The stores to which people move a run."""
 
 
 class Actor:
     """One worker or observer, in a thread that runs only while the explorer lets it."""
 
-    def __init__(self, name: str, action: Callable[[], None], is_worker: bool) -> None:
-        self.name, self.is_worker = name, is_worker
+    def __init__(self, name: str, action: Callable[[], None], is_worker: bool, is_mortal: bool) -> None:
+        self.name, self.is_worker, self.is_mortal = name, is_worker, is_mortal
         self.go, self.back = threading.Semaphore(0), threading.Semaphore(0)
         self.is_over = self.is_killed = False
         self.waits_for: Actor | None = None
@@ -108,6 +113,8 @@ class Actor:
 
     def pause(self) -> None:
         """In the actor's thread: let the explorer decide."""
+        if self.is_killed:  # it is on its way out
+            raise _Killed
         self.back.release()
         self.go.acquire()
         if self.is_killed:
@@ -134,6 +141,9 @@ class Place:
     def observe(self, launch: Handle) -> Observation:
         return self._world.observed(launch.reference["worker"])
 
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> None:
+        """None: a home that has not launched an attempt does not find it."""
+
     def cancel(self, launch: Handle, force: bool = False) -> None:
         pass  # the observer thinks that the worker is gone
 
@@ -158,23 +168,29 @@ class World:
     prefix: list[int]
     choose: Callable[[int], int] = lambda options: 0
     """Takes the decisions after the prefix."""
-    store: MemoryStore = field(default_factory=MemoryStore)
+    stores: dict[str, MemoryStore] = field(default_factory=lambda: defaultdict(MemoryStore))
+    """By URL. A run begins in ``STORE``."""
     choices: list[Choice] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
     workers: dict[str, Actor] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
-    successes: set[int] = field(default_factory=set)
-    """Attempts whose worker has recorded its success, and left."""
+    successes: set[tuple[str, int]] = field(default_factory=set)
+    """Attempts, each with the URL of its store, whose worker has recorded its success, and left."""
+    on_write: Callable[[str, str, bytes], None] = lambda url, key, data: None
+    """Is told of each write that was carried out: the store's URL, the key and the bytes."""
+    on_claim: Callable[[str, int, str], None] = lambda url, number, token: None
+    """Is told when a worker has claimed an attempt: the store's URL, the attempt and the token."""
     _present: Actor | None = None
     _spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switches", "deaths", "lost", "lies", "late"), 0))
     _is_over: bool = False
 
-    def __post_init__(self) -> None:
-        self.shared = RetryingStore(Requests(self), NO_WAITS)
+    def shared(self, url: str = STORE) -> RetryingStore:
+        """A store as actors see it."""
+        return RetryingStore(Requests(self, url), NO_WAITS)
 
-    def spawn(self, name: str, action: Callable[[], None], is_worker: bool = False) -> Actor:
-        """Add an actor."""
-        actor = Actor(name, action, is_worker)
+    def spawn(self, name: str, action: Callable[[], None], is_worker: bool = False, is_mortal: bool = False) -> Actor:
+        """Add an actor. One that is mortal can die, as workers can."""
+        actor = Actor(name, action, is_worker, is_mortal or is_worker)
         if is_worker:
             self.workers[name] = actor
         self.actors.append(actor)
@@ -197,7 +213,7 @@ class World:
             self.request(what)
             with suppress(StoreError):
                 action()
-            check_results(self)
+            self.check_results()
 
         self.spawn(f"network-{len(self.actors)}", arrive)
         return True
@@ -209,6 +225,11 @@ class World:
         actor = self._present
         actor.pause()
         self.events.append(f"{actor.name} {what}")
+
+    def check_results(self) -> None:
+        """Check what is visible in each store."""
+        for url in list(self.stores):
+            check_results(self, url)
 
     def check_end_in_place(self, key: str, data: bytes) -> None:
         """An observer whose provider tells the truth ends no living worker's attempt. A resume may: it closes the end, after a silence."""
@@ -235,7 +256,7 @@ class World:
         """Let all actors run to their ends."""
         while running := [actor for actor in self.actors if not actor.is_over and (actor.waits_for is None or actor.waits_for.is_over)]:
             self._present = self._next(running)
-            if self._present.is_worker and not self._is_over and self._present in self._begun and self._happens("deaths"):
+            if self._present.is_mortal and not self._is_over and self._present in self._begun and self._happens("deaths"):
                 self.kill(self._present)
                 self.events.append(f"{self._present.name} dies")
                 continue
@@ -288,20 +309,28 @@ class World:
 class Requests:
     """The store as actors see it: every request is a point at which the explorer decides."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self.url = world, STORE
+    def __init__(self, world: World, url: str) -> None:
+        self._world, self.url = world, url
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._world.store, name)
+        method = getattr(self._world.stores[self.url], name)
 
         def request(*arguments: Any, **named: Any) -> Any:
             key = getattr(arguments[0], "key", arguments[0]) if arguments else ""
-            self._world.request(f"{name} {str(key).removeprefix(f'{RUN}/')}")
-            if name in WRITES and self._world.deliver_late(f"{name} {key} arrives", lambda: method(*arguments, **named)):
+            place = "" if self.url == STORE else f"{self.url}/"
+            self._world.request(f"{name} {place}{str(key).removeprefix(f'{RUN}/')}")
+
+            def carry_out() -> Any:
+                result = method(*arguments, **named)
+                if name in WRITES:
+                    self._world.on_write(self.url, str(key), arguments[1])
+                return result
+
+            if name in WRITES and self._world.deliver_late(f"{name} {place}{key} arrives", carry_out):
                 raise TransientStoreError("no response")
-            result = method(*arguments, **named)
+            result = carry_out()
             if name in WRITES:
-                check_results(self._world)
+                self._world.check_results()
                 self._world.check_end_in_place(str(key), arguments[1])
                 if self._world.is_lost():
                     raise TransientStoreError("the response was lost")
@@ -309,17 +338,21 @@ class Requests:
 
         return request
 
+    def local_path(self, key: str) -> None:
+        """None, as of every bucket. That is not a request."""
 
-def worker(world: World, number: int, token: str) -> None:
+
+def worker(world: World, number: int, token: str, url: str = STORE) -> None:
     """An attempt: claim it, find the checkpoint, seal what the program makes with heartbeats in between, publish the model, and end."""
-    store = world.shared
+    store = world.shared(url)
     lease = Lease(store, RUN, number, token)
     status = AttemptStatus(State.STARTING, started=1.0, heartbeat=1.0, host=token, pid=1, token=token)
     if not lease.claim(status.to_json()):
         return
+    world.on_claim(url, number, token)
     started: Actor | None = None
     try:
-        step, origin, lineage = _start(world, number)
+        step, origin, lineage = _start(store, number)
         status = replace(status, state=State.RUNNING, resumed_step=step or None, origin=origin)
         beats = iter(range(2, 100))
 
@@ -331,18 +364,18 @@ def worker(world: World, number: int, token: str) -> None:
 
         beat()
         if world.limits.programs:
-            started = world.spawn(f"program-{token}", lambda: program(world, number, step, lineage))
-            _seal(world, number, lease)
+            started = world.spawn(f"program-{token}", lambda: program(world, store, number, step, lineage))
+            _seal(world, url, number, lease)
             beat()
             world.wait_for(started)
         else:
-            program(world, number, step, lineage)
-        made = _seal(world, number, lease, beat)
+            program(world, store, number, step, lineage)
+        made = _seal(world, url, number, lease, beat)
         beat()
-        publish(store, f"{RUN}/{layout.MODEL}/{layout.MANIFEST}", _manifest(None, number, made or lineage, b""), lease.check)
+        publish(store, f"{RUN}/{layout.MODEL}/{layout.MANIFEST}", manifest_of(None, number, made or lineage, b""), lease.check)
         status = status.ended_with(Cause.SUCCEEDED, "", float(next(beats)))
         if lease.write(status.to_json()):
-            world.successes.add(number)
+            world.successes.add((url, number))
         else:
             lease.check()
     except SupersededError as error:
@@ -351,10 +384,10 @@ def worker(world: World, number: int, token: str) -> None:
         lease.conclude(replace(status.ended_with(Cause.INFRASTRUCTURE, error.message, 99.0), closed=True).to_json())
 
 
-def observer(world: World, home: Home, ledger: Ledger, looks: int = 2) -> None:
+def observer(world: World, home: Home, ledger: Ledger) -> None:
     """A person at one home: looks, and resumes what has ended or is silent."""
     heartbeat: float | None = -1.0
-    for _ in range(looks):
+    for _ in range(world.limits.looks):
         run = reconcile.reconcile(home, ledger, RUN)
         if run.is_unmanaged and not run.state.is_end:
             entry = ledger.get(RUN)
@@ -380,39 +413,40 @@ def _resume(world: World, home: Home, ledger: Ledger) -> None:
     ledger.launched(RUN, number, {"worker": f"worker-{token}"})
 
 
-def program(world: World, number: int, step: int, lineage: Sequence[str]) -> None:
+def program(world: World, store: RetryingStore, number: int, step: int, lineage: Sequence[str]) -> None:
     """The program of an attempt: it writes the files of checkpoints where its environment says, whatever has become of its worker."""
     for _ in range(world.limits.steps):
         step += number
         lineage = [*lineage, f"{number}.{step}"]
-        world.shared.put(_place(number, step, "weights"), json.dumps(lineage).encode())
+        store.put(place_of(number, step, "weights"), json.dumps(lineage).encode())
 
 
-def _place(attempt: int, step: int, name: str) -> str:
+def place_of(attempt: int, step: int, name: str) -> str:
     return f"{RUN}/{layout.checkpoints(attempt)}/{layout.step_folder(step)}/{name}"
 
 
-def _seal(world: World, number: int, lease: Lease, beat: Callable[[], None] = lambda: None) -> list[str]:
+def _seal(world: World, url: str, number: int, lease: Lease, beat: Callable[[], None] = lambda: None) -> list[str]:
     """Write the manifests of what is in the attempt's own folder without one; returns what the newest was made from."""
     newest: list[str] = []
-    for folder in world.store.folders(f"{RUN}/{layout.checkpoints(number)}/"):
+    store = world.stores[url]
+    for folder in store.folders(f"{RUN}/{layout.checkpoints(number)}/"):
         step = layout.step_of(folder) or 0
-        if (found := world.store.objects.get(_place(number, step, "weights"))) is None:  # it is still on its way
+        if (found := store.objects.get(place_of(number, step, "weights"))) is None:  # it is still on its way
             continue
         newest = json.loads(found[0])
-        if _place(number, step, layout.MANIFEST) not in world.store.objects:
-            publish(world.shared, _place(number, step, layout.MANIFEST), _manifest(step, number, newest, found[0]), lease.check)
+        if place_of(number, step, layout.MANIFEST) not in store.objects:
+            publish(world.shared(url), place_of(number, step, layout.MANIFEST), manifest_of(step, number, newest, found[0]), lease.check)
             beat()
     return newest
 
 
-def _start(world: World, number: int) -> tuple[int, int, list[str]]:
+def _start(store: RetryingStore, number: int) -> tuple[int, int, list[str]]:
     """The checkpoint to start from: its step, its attempt, and what it was made from."""
-    branch = Branch(number, ancestor_in(world.shared, RUN))
-    for step, attempt, name in places_in_store(world.shared, RUN):
+    branch = Branch(number, ancestor_in(store, RUN))
+    for step, attempt, name in places_in_store(store, RUN):
         with suppress(ObjectMissingError):
-            manifest = parse_manifest(world.shared.get(_place(attempt, step, layout.MANIFEST)), name)
-            data = world.shared.get(_place(attempt, step, "weights"))
+            manifest = parse_manifest(store.get(place_of(attempt, step, layout.MANIFEST)), name)
+            data = store.get(place_of(attempt, step, "weights"))
             if branch.holds(manifest.attempt, step, attempt) and _is_as_listed(manifest, data):
                 return step, manifest.attempt or 0, json.loads(data)
     return 0, 0, []
@@ -422,30 +456,30 @@ def _is_as_listed(manifest: Manifest, data: bytes) -> bool:
     return manifest.files["weights"].sha256 == hashlib.sha256(data).hexdigest()
 
 
-def _manifest(step: int | None, attempt: int, lineage: list[str], data: bytes) -> bytes:
+def manifest_of(step: int | None, attempt: int, lineage: list[str], data: bytes) -> bytes:
     files = {"weights": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
     document = {"format": 1, "step": step, "metrics": {}, "fingerprint": {"lineage": lineage}, "files": files, "attempt": attempt}
     return json.dumps(document).encode()
 
 
-def statuses(world: World) -> dict[int, AttemptStatus]:
-    """The statuses in the store, by attempt."""
-    found = {}
-    for number in range(1, MOST_ATTEMPTS + 2):
+def statuses(world: World, url: str = STORE) -> dict[int, AttemptStatus]:
+    """The statuses in a store, by attempt."""
+    found, objects = {}, world.stores[url].objects
+    for number in range(1, MOST_ATTEMPTS + 3):
         key = f"{RUN}/{layout.status(number)}"
-        if key in world.store.objects:
-            found[number] = AttemptStatus.from_json(world.store.objects[key][0], key)
+        if key in objects:
+            found[number] = AttemptStatus.from_json(objects[key][0], key)
     return found
 
 
-def _complete(world: World) -> Iterator[tuple[int, Manifest]]:
-    """Every complete checkpoint in the store, oldest step first, with the attempt in whose folder it is.
+def _complete(store: MemoryStore) -> Iterator[tuple[int, Manifest]]:
+    """Every complete checkpoint in a store, oldest step first, with the attempt in whose folder it is.
 
     Raises ViolationError for one whose files were changed, or that another attempt's program made.
     """
-    for step, attempt, _ in sorted(places_in_store(world.store, RUN)):
-        sealed = world.store.objects.get(_place(attempt, step, layout.MANIFEST))
-        weights = world.store.objects.get(_place(attempt, step, "weights"))
+    for step, attempt, _ in sorted(places_in_store(store, RUN)):
+        sealed = store.objects.get(place_of(attempt, step, layout.MANIFEST))
+        weights = store.objects.get(place_of(attempt, step, "weights"))
         if sealed is None or weights is None:
             continue
         manifest = parse_manifest(sealed[0], "manifest")
@@ -456,38 +490,44 @@ def _complete(world: World) -> Iterator[tuple[int, Manifest]]:
         yield attempt, manifest
 
 
-def check_results(world: World) -> None:
+def check_results(world: World, url: str) -> None:
     """After each write: what a resume would find is one line of checkpoints, each made from the one before and complete as it was."""
-    found = statuses(world)
-    if not found:
-        return
-    if lost := {number for number in world.successes if found[number].state is not State.SUCCEEDED}:
+    found = statuses(world, url)
+    if lost := {number for place, number in world.successes if place == url and found[number].state is not State.SUCCEEDED}:
         raise ViolationError(f"the success of {lost} was overwritten")
+    visible = branch_in(world, url)
+    for earlier, later in pairwise(visible.values()):
+        if f"{earlier.attempt}.{earlier.step}" not in later.fingerprint["lineage"]:
+            raise ViolationError(f"step {later.step} of attempt {later.attempt} was not made from step {earlier.step} of {earlier.attempt}")
+
+
+def branch_in(world: World, url: str) -> dict[int, Manifest]:
+    """The checkpoints that the next attempt in a store would find, by step, the oldest first."""
+    store, newest = world.stores[url], max(statuses(world, url), default=0)
+    if not newest:
+        return {}
 
     class Plain:
         """The store without decisions."""
 
         url = STORE
-        read = staticmethod(lambda key, end=None: tuple(reversed(world.store._object(key))))
+        read = staticmethod(lambda key, end=None: tuple(reversed(store._object(key))))
 
-    branch = Branch(max(found) + 1, ancestor_in(Plain(), RUN))  # type: ignore[arg-type]  # it only reads
-    visible = {
-        manifest.step: manifest for folder, manifest in _complete(world) if branch.holds(manifest.attempt, manifest.step or 0, folder)
+    branch = Branch(newest + 1, ancestor_in(Plain(), RUN))  # type: ignore[arg-type]  # it only reads
+    return {
+        manifest.step or 0: manifest for folder, manifest in _complete(store) if branch.holds(manifest.attempt, manifest.step or 0, folder)
     }
-    for earlier, later in pairwise(visible.values()):
-        if f"{earlier.attempt}.{earlier.step}" not in later.fingerprint["lineage"]:
-            raise ViolationError(f"step {later.step} of attempt {later.attempt} was not made from step {earlier.step} of {earlier.attempt}")
 
 
 def check_end(world: World, homes: Sequence[tuple[Home, Ledger]]) -> None:
     """After everything has happened: one success at most, its model in place, no living attempt called ended, and everyone agrees."""
     found = statuses(world)
     succeeded = [number for number, status in found.items() if status.state is State.SUCCEEDED]
-    if not world.successes <= set(succeeded):
+    if not {number for _, number in world.successes} <= set(succeeded):
         raise ViolationError(f"the workers of {world.successes} have recorded their success, and the store has {succeeded}")
     if len(succeeded) > 1 or (succeeded and max(found) > succeeded[0]):
         raise ViolationError(f"attempts {sorted(found)} exist, and {succeeded} have succeeded")
-    model = world.store.objects.get(f"{RUN}/{layout.MODEL}/{layout.MANIFEST}")
+    model = world.stores[STORE].objects.get(f"{RUN}/{layout.MODEL}/{layout.MANIFEST}")
     if succeeded and (model is None or parse_manifest(model[0], "model").attempt != succeeded[0]):
         raise ViolationError(f"attempt {succeeded[0]} succeeded, and the model is another one's")
     if len({f"{status.token}" for status in found.values()}) != len(found):
@@ -512,7 +552,7 @@ def one_order(
     world = World(limits, prefix, choose)
     place = Place(world)
     for module in (state, reconcile):
-        patch.setattr(module, "store_at", lambda _: world.shared)
+        patch.setattr(module, "store_at", world.shared)
         patch.setattr(module, "provider_at", lambda *_: place)
     patch.setattr(state, "_is_retried", lambda *_: False)
     ledgers = {name: MemoryLedger(Path(f"/nowhere/{name}")) for name in dict.fromkeys(cast)}
@@ -524,25 +564,32 @@ def one_order(
     for number, name in enumerate(cast):
         home = Home(Path(f"/nowhere/{name}"))
         world.spawn(f"observer-{name}{number}", lambda home=home, name=name: observer(world, home, ledgers[name]))  # type: ignore[misc]  # defaults
+    run_to_the_end(world, ledgers.values(), lambda: check_end(world, homes))
+    return world
+
+
+def run_to_the_end(world: World, ledgers: Iterable[Ledger], check: Callable[[], None]) -> None:
+    """Let everything happen, and check what came of it. A ViolationError says in which order it happened."""
     try:
         world.run()
-        check_end(world, homes)
+        check()
     except (ViolationError, StoreError) as error:
         raise ViolationError(
             f"{error}\n  decisions: {[choice.taken for choice in world.choices]}\n  " + "\n  ".join(world.events)
         ) from error
     finally:
         world.close()
-        for ledger in ledgers.values():
+        for ledger in ledgers:
             ledger._connection.close()
-    return world
 
 
-def every_order(limits: Limits, cast: str, patch: pytest.MonkeyPatch) -> Iterator[World]:
+def every_order(
+    limits: Limits, cast: str, patch: pytest.MonkeyPatch, play: Callable[[Limits, list[int], str, pytest.MonkeyPatch], World] = one_order
+) -> Iterator[World]:
     """All orders of events within the limits. Raises ViolationError for the first one that breaks the protocol."""
     prefix: list[int] | None = []
     while prefix is not None:
-        world = one_order(limits, prefix, cast, patch)
+        world = play(limits, prefix, cast, patch)
         yield world
         prefix = _following(world.choices)
 

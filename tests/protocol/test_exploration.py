@@ -24,15 +24,15 @@ SAMPLES = int(os.environ.get("CLOUD_TRAIN_PROTOCOL_SAMPLES", "300"))
 @pytest.mark.parametrize(
     ("cast", "limits"),
     [
-        ("ab", Limits(switches=DEPTH, steps=2)),
-        ("b", Limits(switches=DEPTH + 1, steps=2)),
+        pytest.param("ab", Limits(switches=DEPTH, steps=2), marks=pytest.mark.slow),
+        pytest.param("b", Limits(switches=DEPTH + 1, steps=2), marks=pytest.mark.slow),
         ("aa", Limits(switches=DEPTH)),
         ("aa", Limits(switches=DEPTH - 1, deaths=1)),
-        ("ab", Limits(switches=DEPTH - 1, deaths=1)),
+        pytest.param("ab", Limits(switches=DEPTH - 1, deaths=1), marks=pytest.mark.slow),
         ("ab", Limits(switches=0, lost=1)),
-        ("b", Limits(switches=DEPTH, programs=True)),
+        pytest.param("b", Limits(switches=DEPTH, programs=True), marks=pytest.mark.slow),
         ("b", Limits(switches=DEPTH - 1, late=1)),
-        ("a", Limits(switches=DEPTH + 1, lies=1)),
+        pytest.param("a", Limits(switches=DEPTH + 1, lies=1), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -121,7 +121,7 @@ def keeps_the_checkpoints_of_all_attempts_together(patch: pytest.MonkeyPatch) ->
         (writes_whatever_it_saw, "a", Limits(switches=2, lies=1)),
         (ends_what_it_did_not_launch, "ab", Limits(switches=4, deaths=1)),
         (never_looks_for_a_newer_attempt, "b", Limits(switches=2)),
-        (publishes_without_a_condition, "b", Limits(switches=2)),
+        pytest.param(publishes_without_a_condition, "b", Limits(switches=2), marks=pytest.mark.slow),
         (takes_the_newest_checkpoint, "b", Limits(switches=2, steps=2)),
         (does_not_close_the_end, "b", Limits(switches=2)),
         (does_not_take_an_end_back, "a", Limits(switches=2, lies=1)),
@@ -151,6 +151,7 @@ def drawn(seed: int, chance: float) -> Callable[[int], int]:
     return lambda options: dice.randrange(options) if dice.random() < chance else 0
 
 
+@pytest.mark.slow
 def test_no_drawn_order_of_many_events_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(SAMPLES):
         limits = Limits(switches=12, deaths=2, lost=2, lies=1, late=2, programs=seed % 2 == 0)

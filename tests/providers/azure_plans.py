@@ -7,6 +7,7 @@ from cloud_train.job.models import JobSpec
 from cloud_train.job.settings import AzureSettings
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import Program
+from cloud_train.run.states import Cause
 
 RUN_ID = "digits-cnn-261124-120000-abcd"
 IMAGE = "myregistry.azurecr.io/cloud-train@sha256:" + "4" * 64
@@ -48,6 +49,7 @@ def plan_of(
             grace_seconds=spec.limits.grace.seconds,
             duration_seconds=spec.limits.duration.seconds if spec.limits.duration else None,
             attempts=spec.retry.attempts,
+            retry_on=tuple(Cause(cause) for cause in spec.retry.on),
         ),
         layers=(),
         data=None,

@@ -59,6 +59,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "flex-start": {"resources": {"accelerator": "H100:8"}, "settings": {"flex_start": True, "max_wait": "12h"}},
     "persistent-resource": {"settings": {"persistent_resource": "training"}},
     "disk-of-the-family": {"resources": {"accelerator": "RTX_PRO_6000:2"}},
+    "project-that-pays": {"settings": {"quota_project": "billing-123456"}},
     "private-endpoint": {"secrets": ["TOKEN"], "settings": {"endpoint": "https://{service}-training.p.googleapis.com"}},
 }
 

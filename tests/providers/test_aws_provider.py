@@ -316,7 +316,7 @@ def test_a_quota_that_is_used_up_is_named(cloud: AwsCloud, provider: SageMakerPr
         ("The requested resource training-job/ml.t3.medium is not available in this region", "choose another aws.machine or aws.region"),
         ("Unsupported manifest media type application/vnd.oci.image.manifest.v1+json", "Docker's own format"),
         ("The repository of your image does not grant ecr:GetDownloadUrlForLayer, ecr:BatchGetImage permission", "let aws.role pull"),
-        ("", "AWS gives no reason; it is known to do so for a disk larger than the machine has"),
+        ("", "AWS gave no reason; a known cause is an aws.volume that is larger than the machine's disk"),
     ],
 )
 def test_a_refusal_of_sagemakers_comes_first_and_what_to_do_second(

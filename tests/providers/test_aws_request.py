@@ -14,6 +14,7 @@ import pytest
 
 from cloud_train.job.settings import AwsSettings
 from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.aws.request import registry_of
 from cloud_train.providers.base import Handle, Request
 from cloud_train.providers.cloud.machines import machines
 from tests.clouds.aws_description import FILE, REGIONS, REQUEST, regions_description, requests_description
@@ -24,6 +25,7 @@ KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 NETWORK = {"subnets": ["subnet-0123456789abcdef0"], "security_groups": ["sg-0123456789abcdef0"]}
 FUNCTION = "arn:aws:lambda:eu-west-1:123456789012:function:registry-login"
 TRAINING_PLAN = "arn:aws:sagemaker:eu-west-1:123456789012:training-plan/november"
+GROUPS = [{"InstanceType": "ml.m5.large", "InstanceCount": 1, "InstanceGroupName": "others"}]
 PLANS = {
     "plain": plan_of(),
     "not-built": replace(plan_of(), image="python:3.11 + worker, built when submitted"),
@@ -113,8 +115,13 @@ def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider
         ({}, {"resources": {"memory": "20TB"}}, "resources: no known aws machine is large enough; the largest is ml"),
         ({"volume": "1B", "kms_key": "a b"}, {}, 'aws.kms_key: ResourceConfig.VolumeKmsKeyId: "a b" does not match'),
         ({"machine": "ml.g5.xlarge", "kms_key": KEY}, {}, "aws.kms_key: ml.g5.xlarge has local disks"),
-        ({"kms_key": "alias/mine"}, {}, "aws.kms_key: 'alias/mine' is neither the ID nor the ARN of a key; SageMaker takes no alias here"),
+        (
+            {"kms_key": "alias/mine"},
+            {},
+            "aws.kms_key: 'alias/mine' is neither the ID nor the ARN of a key; SageMaker does not accept an alias here",
+        ),
         ({"kms_key": KEY.replace("eu-west-1", "us-east-1")}, {}, "aws.kms_key: the key is in us-east-1, but the machines are in eu-west-1"),
+        ({"kms_key": "arn:mine"}, {}, "aws.kms_key: 'arn:mine' is neither the ID nor the ARN of a key"),
         ({"output_kms_key": "alias"}, {}, "aws.output_kms_key: 'alias' is neither the ID, the ARN nor the alias of a key"),
         ({"machine": "ml.g5.xlarge", "volume": "500GB"}, {}, "aws.volume: ml.g5.xlarge has 250 GB of local disks and no other volume"),
         ({"volume": "20TB"}, {}, "aws.volume: ResourceConfig.VolumeSizeInGB: 20000 is not between 1 and 16384"),
@@ -123,11 +130,26 @@ def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider
         ({"role": "arn:aws:iam::111122223333:role/x"}, {}, "aws.role: '111122223333' in .* is a placeholder; replace it with your own"),
         ({}, {"store": "s3://your-bucket/runs"}, "store: 'your-' in s3://your-bucket/runs is a placeholder"),
         ({"subnets": ["vpc-1"], "security_groups": ["sg-1"]}, {}, "aws.subnets: 'vpc-1' is not an ID that begins with 'subnet-'"),
-        ({"network_isolation": True}, {}, "aws.network_isolation: an isolated container reaches no network, and so neither the store"),
+        ({"network_isolation": True}, {}, "aws.network_isolation: an isolated container has no network, so it reaches neither the store"),
         ({"keep_alive": "7 h"}, {}, "aws.keep_alive: ResourceConfig.KeepAlivePeriodInSeconds: 25200: at most 21600"),
         ({"keep_alive": "1 h"}, {"resources": {"spot": True}}, "aws.keep_alive: a warm pool cannot have spot machines"),
         ({"training_plan": TRAINING_PLAN}, {"resources": {"spot": True}}, "aws.training_plan: .* cannot be spot machines"),
         ({"training_plan": TRAINING_PLAN.replace("eu-west-1", "us-east-1")}, {}, "aws.training_plan: the plan is in us-east-1"),
+        ({"kms_key": KEY.replace("arn:aws:", "arn:aws-cn:")}, {}, "aws.kms_key: .* belongs to the partition aws-cn, but eu-west-1 to aws"),
+        ({"output_kms_key": KEY.replace("arn:aws:", "arn:aws-cn:")}, {}, "aws.output_kms_key: .* belongs to the partition aws-cn"),
+        ({"kms_key": KEY.replace("123456789012", "111122223333")}, {}, "aws.kms_key: '111122223333' in .* is a placeholder"),
+        (
+            {"private_registry": True, "registry_credentials": FUNCTION.replace("eu-west-1", "us-east-1"), **NETWORK},
+            {},
+            "aws.registry_cred",
+        ),
+        ({"registry_credentials": FUNCTION}, {}, "aws.registry_credentials: only for a registry of your own; set aws.private_registry"),
+        (
+            {"request": {"ResourceConfig": {"InstanceCount": 2}}},
+            {},
+            "aws.request: ResourceConfig.InstanceCount is a field that cloud-train",
+        ),
+        ({"request": {"ResourceConfig": {"InstanceGroups": GROUPS}}}, {}, "aws.request: ResourceConfig.InstanceGroups: the nodes of a run"),
         ({"private_registry": True}, {}, "aws.private_registry: the machines reach it through your own network"),
         ({"platform": "linux/arm64"}, {}, "aws.platform: linux/arm64 is not supported"),
         ({}, {"limits": {"grace": "5 min"}}, "limits.grace: 300 s exceeds the 110 s"),
@@ -273,3 +295,13 @@ def test_a_role_belongs_to_the_partition_of_the_region(provider: SageMakerProvid
 
 def changed(request: Request, change: Mapping[str, Any]) -> Request:
     return {**request, "body": {**request["body"], **change}}
+
+
+@pytest.mark.parametrize(
+    ("region", "domain"),
+    [("eu-west-1", "amazonaws.com"), ("us-gov-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")],
+)
+def test_a_registry_is_in_the_domain_of_its_partition(region: str, domain: str) -> None:
+    domains = {"amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"}
+    assert registry_of(f"123456789012.dkr.ecr.{region}.{domain}/x") == ("123456789012", region)
+    assert [registry_of(f"123456789012.dkr.ecr.{region}.{other}/x") for other in domains - {domain}] == [None, None]

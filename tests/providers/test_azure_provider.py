@@ -18,11 +18,21 @@ from cloud_train.providers.azure import diagnosis, jobs
 from cloud_train.providers.azure.client import client
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.azure.request import workspace_of
-from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin, Request
+from cloud_train.providers.base import (
+    AlreadyLaunchedError,
+    ConsoleLinked,
+    Diagnosed,
+    Handle,
+    JobDiagnosed,
+    LaunchUnknownError,
+    ManyObserved,
+    RegistryLogin,
+    Request,
+)
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.trusted_hosts import UntrustedHostError
 from tests.clouds.azure_jobs import Pace
-from tests.clouds.azure_simulator import CLUSTER, AzureSimulator
+from tests.clouds.azure_simulator import CLUSTER, STUDIO_SCOPE, TENANT, AzureSimulator
 from tests.clouds.clock import VirtualClock
 from tests.clouds.faults import Fault
 from tests.providers.azure_plans import RUN_ID, STORE, plan_of
@@ -58,6 +68,8 @@ def launched(cloud: AzureSimulator, azure: AzureMlProvider, **more: Any) -> Hand
 def test_it_does_all_that_a_cloud_s_provider_may_do(azure: AzureMlProvider) -> None:
     assert isinstance(azure, ManyObserved)
     assert isinstance(azure, RegistryLogin)
+    assert isinstance(azure, ConsoleLinked)
+    assert isinstance(azure, JobDiagnosed)
     assert isinstance(azure, Diagnosed)
     assert azure.capabilities.pulls_images
     assert azure.capabilities.stores == ("az",)
@@ -414,6 +426,19 @@ def test_the_registry_s_password_is_a_token_of_its_own(cloud: AzureSimulator, az
     assert azure.registry_login({"repository": "docker.io/me/cloud-train"}) is None
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repository": "me.azurecr.cn/x"},
+        {"repository": "me.azurecr.io/x", "cloud": "AzureUSGovernment"},
+        {"repository": "me.azurecr.io/x", "endpoint": "https://management.chinacloudapi.cn"},
+    ],
+)
+def test_no_token_of_one_cloud_is_sent_to_a_registry_of_another(azure: AzureMlProvider, settings: dict[str, str]) -> None:
+    with pytest.raises(ProviderError, match=r"belongs to Azure\w+, so no token of Azure\w+ is sent to it"):
+        azure.registry_login(settings)
+
+
 def test_a_token_does_not_travel_unencrypted_to_another_machine(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     with pytest.raises(ProviderError, match="not encrypted"):
         client().call("GET", "http://management.example.org/", "try")
@@ -507,13 +532,80 @@ def test_the_doctor_warns_of_another_registry_than_the_workspace_s_own(cloud: Az
 
 
 def test_the_doctor_warns_of_secrets_that_jobs_left_behind(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
-    cloud.keys.secrets = {"cloud-train-old-1": "{}", "cloud-train-new-1": "{}", "another": "x"}
-    cloud.keys.created = {"cloud-train-old-1": 1_700_000_000, "cloud-train-new-1": int(time.time()), "another": 1_600_000_000}
+    others = {f"other-{number}": "x" for number in range(60)}
+    cloud.keys.secrets = {**others, "cloud-train-old-1": "{}", "cloud-train-new-1": "{}", "another": "x"}
+    cloud.keys.created = {
+        **dict.fromkeys(others, 1_600_000_000),
+        "cloud-train-old-1": 1_700_000_000,
+        "cloud-train-new-1": int(time.time()),
+        "another": 1_600_000_000,
+    }
     found = {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"]
     assert (found.status, "cloud-train-old-1" in found.detail) == ("warning", True)
     assert found.remedy.startswith("delete them with: az keyvault secret delete")
     del cloud.keys.secrets["cloud-train-old-1"]
     assert {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("resources", "retry", "is_said"),
+    [({"spot": True}, {"attempts": 1}, True), ({"spot": True}, {"attempts": 2}, False), ({}, {"attempts": 1}, False)],
+)
+def test_a_plan_says_first_what_would_be_paid_for_nothing(
+    azure: AzureMlProvider, resources: dict[str, Any], retry: dict[str, Any], is_said: bool
+) -> None:
+    said = list(azure.remarks(plan_of(resources=resources, retry=retry)))
+    assert any(each.startswith("resources.spot without a retry: ") for each in said) is is_said
+
+
+MACHINE = "Standard_NC4as_T4_v3"
+
+
+@pytest.mark.parametrize(
+    ("resources", "status", "said"),
+    [
+        ({"nodes": 3}, "ok", f"the job needs 3 × {MACHINE} dedicated, 12 cores; 12 are left of 'Standard"),
+        ({"nodes": 4}, "error", f"the job needs 4 × {MACHINE} dedicated, 16 cores, but only 12 are left of 'Standard"),
+        ({"nodes": 2, "spot": True}, "ok", f"the job needs 2 × {MACHINE} low-priority, 8 cores; 9 are left of 'Total Cluster LowPriority"),
+        ({"nodes": 3, "spot": True}, "error", f"the job needs 3 × {MACHINE} low-priority, 12 cores, but only 9 are left of 'Total"),
+    ],
+)
+def test_the_doctor_compares_the_quota_of_the_very_machine_with_what_a_job_needs(
+    cloud: AzureSimulator, azure: AzureMlProvider, resources: dict[str, Any], status: str, said: str
+) -> None:
+    cloud.cores, cloud.low_priority_cores = 12, 9
+    [found] = azure.diagnose_job(plan_of(cloud.settings, resources={"accelerator": "T4", **resources}))
+    assert (found.name, found.status) == ("quota", status)
+    assert found.detail.startswith(said)
+    assert ("request more" in found.remedy) == (status == "error")
+
+
+def test_the_doctor_of_a_job_counts_the_region_s_total_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.regional_cores = 7
+    [found] = azure.diagnose_job(plan_of(cloud.settings, resources={"accelerator": "T4", "nodes": 2}))
+    assert found.detail.endswith("8 cores, but only 7 are left of 'Total Cluster Dedicated Regional vCPUs'")
+
+
+def test_the_doctor_of_a_job_names_a_machine_that_the_region_lacks_and_a_permission_that_is_missing(
+    cloud: AzureSimulator, azure: AzureMlProvider
+) -> None:
+    [found] = azure.diagnose_job(plan_of({**cloud.settings, "machine": "Standard_NC4as_T4_v9"}))
+    assert (found.status, found.detail) == ("error", "westeurope has no Standard_NC4as_T4_v9")
+    assert MACHINE in found.remedy
+    cloud.denied.add("Microsoft.MachineLearningServices/locations/usages/read")
+    [found] = azure.diagnose_job(plan_of({**cloud.settings, "machine": MACHINE}))
+    assert (found.status, "such as Reader" in found.remedy) == ("warning", True)
+
+
+def test_the_doctor_compares_a_cluster_with_what_a_job_needs(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    def found(**resources: Any) -> list[tuple[str, str]]:
+        plan = plan_of({**cloud.settings, "compute": CLUSTER}, resources=resources)
+        return [(each.status, each.detail) for each in azure.diagnose_job(plan)]
+
+    assert found(nodes=2) == [("ok", f"the cluster {CLUSTER} has up to 2 × STANDARD_F4S_V2, and the job needs 2")]
+    assert found(nodes=3) == [("error", f"the cluster {CLUSTER} has up to 2 × STANDARD_F4S_V2, and the job needs 3")]
+    lacking = ("error", "STANDARD_F4S_V2: it has no accelerator, but resources.accelerator asks for 1 × T4")
+    assert found(accelerator="T4")[1:] == [lacking]
 
 
 def test_a_cluster_s_own_identity_is_looked_at(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
@@ -545,6 +637,34 @@ def test_a_run_in_a_sovereign_cloud_is_asked_for_there_later_too(cloud: AzureSim
     azure.observe(handle)
     [asked] = {logged.request.query["resource"] for logged in cloud.server.requests if logged.operation == "token"}
     assert asked == "https://management.usgovcloudapi.net"
+
+
+def test_a_job_has_the_page_in_the_studio_that_azure_answers(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    handle = launched(cloud, azure)
+    page = f"https://ml.azure.com/runs/{JOB}?wsid={STUDIO_SCOPE}&tid={TENANT}"
+    assert azure.console_url(handle) == page
+    found = azure.find(RUN_ID, 1, STORE, cloud.settings)
+    assert found is not None
+    assert azure.console_url(found) == page
+
+
+@pytest.mark.parametrize(
+    "answered", [None, "https://ml.azure.com.attacker.example/runs/x", "javascript:alert(1)", "https://ml.azure.com/a\x1b[2J"]
+)
+def test_a_page_that_is_not_the_studio_s_is_not_shown(cloud: AzureSimulator, azure: AzureMlProvider, answered: str | None) -> None:
+    cloud.studio_url = answered
+    assert azure.console_url(launched(cloud, azure)) == f"https://ml.azure.com/runs/{JOB}?wsid={STUDIO_SCOPE}"
+
+
+@pytest.mark.parametrize(
+    ("name", "host"), [(None, "ml.azure.com"), ("AzureUSGovernment", "ml.azure.us"), ("AzureChinaCloud", "studio.ml.azure.cn")]
+)
+def test_the_page_is_known_before_the_job_exists_on_the_host_of_its_cloud(azure: AzureMlProvider, name: str | None, host: str) -> None:
+    scope = "/subscriptions/11111111-2222-3333-4444-555555555555/resourcegroups/cloud-train/workspaces/training"
+    request = azure.render(plan_of({"cloud": name}))
+    assert azure.console_url(request) == f"https://{host}/runs/{JOB}?wsid={scope}"
+    for missing in ("subscription", "resource_group", "workspace"):
+        assert azure.console_url(azure.render(plan_of({missing: None}))) is None
 
 
 @pytest.mark.parametrize(

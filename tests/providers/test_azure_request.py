@@ -32,8 +32,16 @@ FEATURES: dict[str, Any] = {
     "limits": plan_of(limits={"duration": "2h", "grace": "1 min"}, retry={"attempts": 3}),
     "tags": plan_of({"tags": {"team": "vision", "cost-centre": "42"}}),
     "secrets": plan_of({"vault": "https://cloud-train.vault.azure.net/"}, secrets=["WANDB_API_KEY"]),
-    "government": plan_of({"cloud": "AzureUSGovernment", "location": "usgovvirginia"}),
-    "china": plan_of({"cloud": "AzureChinaCloud", "location": "chinanorth3", "compute": "gpu-cluster", "identity": None}),
+    "government": plan_of({"cloud": "AzureUSGovernment", "location": "usgovvirginia", "repository": "myregistry.azurecr.us/cloud-train"}),
+    "china": plan_of(
+        {
+            "cloud": "AzureChinaCloud",
+            "location": "chinanorth3",
+            "repository": "myregistry.azurecr.cn/cloud-train",
+            "compute": "gpu-cluster",
+            "identity": None,
+        }
+    ),
     "user-identity": plan_of({"identity": "user"}),
     "docker-args": plan_of({"docker_args": "--ulimit memlock=-1 --cap-add SYS_PTRACE"}),
     "attached": plan_of({"compute": "kubernetes", "instance_type": "gpu-large"}),
@@ -104,7 +112,45 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
             {},
             "azure.machine: 'NC4as_T4_v3' is not an Azure machine type, such as Standard_NC4as_T4_v3; did you mean Standard_NC4as",
         ),
+        (
+            {"machine": "Standard_F2s_v2"},
+            {"resources": {"accelerator": "T4:1"}},
+            "azure.machine: Standard_F2s_v2: it has no accelerator, but resources.accelerator asks for 1 × T4; use Standard_NC4as_T4_v3",
+        ),
         ({"machine": "Standard_F2s_v2", "compute": "gpus"}, {}, "azure.machine: the cluster 'gpus' has its own machines"),
+        (
+            {"machine": "Standard_NC24ads_A100_v4"},
+            {"resources": {"accelerator": "T4:1"}},
+            "azure.machine: Standard_NC24ads_A100_v4: it has 1 × A100, but resources.accelerator asks for 1 × T4; use Standard_NC4as_T4_v3",
+        ),
+        ({"machine": "Standard_F2s_v2"}, {"resources": {"accelerator": "T4:1"}}, "azure.machine: Standard_F2s_v2: it has no accelerator"),
+        ({"machine": "Standard_NC8as_T4_v3"}, {"resources": {"cpus": 16}}, "azure.machine: Standard_NC8as_T4_v3: it has 8 cpus"),
+        ({"machine": "Standard_ND96isr_MI300X_v5"}, {}, "azure.machine: Standard_ND96isr_MI300X_v5 has AMD's GPUs"),
+        ({"platform": "linux/arm64"}, {}, "azure.platform: linux/arm64 does not fit the machine, which has x86-64 processors"),
+        ({"machine": "Standard_D4ps_v5"}, {}, "azure.platform: linux/amd64 does not fit Standard_D4ps_v5, which has Arm processors"),
+        (
+            {"endpoint": "https://evil.example"},
+            {},
+            "azure.endpoint: refusing to send the token of Azure's resource manager to evil.example",
+        ),
+        (
+            {"history_endpoint": "https://evil.example"},
+            {},
+            "azure.history_endpoint: refusing to send the token of Azure's resource manager",
+        ),
+        ({"vault": "https://x.vault.azure.net.evil.example"}, {}, "azure.vault: refusing to send the token of Azure Key Vault to x.vault"),
+        (
+            {"vault": "https://x.vault.azure.cn"},
+            {},
+            "azure.vault: x.vault.azure.cn belongs to AzureChinaCloud, but the workspace is in Azure",
+        ),
+        ({"repository": "me.azurecr.us/x"}, {}, "azure.repository: me.azurecr.us belongs to AzureUSGovernment, but the workspace is in"),
+        ({"cloud": "AzureChinaCloud", "repository": "me.azurecr.cn/x"}, {}, "azure.location: westeurope belongs to AzureCloud, but the"),
+        (
+            {"endpoint": "https://management.azure.com", "cloud": "AzureUSGovernment", "location": "usgovvirginia"},
+            {},
+            "azure.endpoint: management.azure.com belongs to AzureCloud, but the workspace is in AzureUSGovernment",
+        ),
         ({}, {"resources": {"accelerator": "L4:1"}}, "resources.accelerator: azure has no known machine with L4"),
         ({}, {"resources": {"cpus": 500}}, "resources: no known azure machine is large enough"),
         ({}, {"secrets": ["TOKEN"]}, "azure.vault: not set; the job has secrets"),
@@ -157,6 +203,20 @@ def test_an_id_that_no_job_can_have_is_refused(azure: AzureMlProvider) -> None:
     assert azure.check(request) == [
         f"job id: {'x' * 254 + '-1'!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
     ]
+
+
+def test_a_private_endpoint_is_accepted_once_it_is_trusted(azure: AzureMlProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = azure.render(plan_of({"endpoint": "https://arm.example.com", "vault": "https://vault.example.com"}))
+    assert len(azure.check(request)) == 2
+    monkeypatch.setenv("CLOUD_TRAIN_TRUSTED_HOSTS", "*.example.com")
+    assert azure.check(request) == []
+
+
+def test_a_machine_that_is_not_in_the_table_is_remarked_on_if_it_resembles_one(azure: AzureMlProvider) -> None:
+    [said] = azure.remarks(plan_of({"machine": "Standard_NC4as_T4_v33"}))
+    assert "Standard_NC4as_T4_v33 is not in the table of machines" in said
+    assert said.endswith("did you mean Standard_NC4as_T4_v3?")
+    assert list(azure.remarks(plan_of({"machine": "standard_nc4as_t4_v3"}, resources={"accelerator": "T4"}))) == []
 
 
 def test_rendering_and_checking_need_no_network_and_no_sdk() -> None:

@@ -106,6 +106,13 @@ def test_an_end_has_its_cause(status: str, error: str | None, cause: Cause) -> N
     assert is_over(status)
 
 
+@pytest.mark.parametrize("exited", ["User process 'python3' exited with status code 11.", "ExecutionFailed: [REDACTED] exit_codes: 11"])
+def test_azure_s_words_come_before_what_the_worker_s_exit_status_means(exited: str) -> None:
+    seen = observed(job("Failed"), details(f"Execution failed. {exited}"))
+    assert seen.cause is Cause.OUT_OF_MEMORY
+    assert seen.message == f"Azure ML reports: UserError: Execution failed. {exited}; The program ran out of memory."
+
+
 def test_a_worker_that_came_second_leaves_a_launch_that_means_nothing() -> None:
     assert observed(job("Failed"), details("User process 'python3' exited with status code 3.")) is TAKEN
 
@@ -146,7 +153,8 @@ def test_azure_s_words_come_first_and_what_to_do_about_them_second(words: str) -
 )
 def test_the_words_of_the_program_are_never_taken_for_azure_s(words: str) -> None:
     process = f"Execution failed. User process 'python3' exited with status code 1. Please check log file for error details. Error: {words}"
-    for error in (process, f"User program failed with ValueError: {words}"):
+    traceback = f"Traceback (most recent call last): File 'train.py', line 3 RuntimeError: {words}"
+    for error in (process, f"User program failed with ValueError: {words}", traceback, f"ExecutionFailed: [{words}] exit_codes: 1"):
         seen = observed(job("Failed"), details(error))
         assert seen.cause is Cause.FAILED, error
         assert seen.message == f"Azure ML reports: UserError: {error}"

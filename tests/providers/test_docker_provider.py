@@ -110,6 +110,18 @@ def test_an_attempt_is_launched_once(make_run: MakeRun, engine: "DockerClient") 
     assert run.left_at(engine) == [f"ct-{run.plan.run_id}-1-0"]
 
 
+def test_a_second_launch_leaves_the_workspace_of_the_first_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(*WAITS)
+    run.plan = replace(run.plan, store="s3://bucket/runs")
+    handle = run.launch(Entrypoint=["sleep", "60"], Cmd=[])
+    try:
+        with pytest.raises(AlreadyLaunchedError):
+            run.launch(Entrypoint=["sleep", "60"], Cmd=[])
+        assert (tmp_path / "home" / "work" / f"{run.plan.run_id}.node-0").is_dir()
+    finally:
+        run.provider.cancel(handle, force=True)
+
+
 def test_several_nodes_are_launched_once(make_run: MakeRun, engine: "DockerClient") -> None:
     run = make_run(*WAITS, resources={"nodes": 2})
     run.launch()

@@ -6,14 +6,19 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from ruamel.yaml import YAML
 
 from cloud_train.providers.base import Request
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.providers.gcp.request import request_of
 from cloud_train.providers.gcp.rules import problems_of
 from tests.providers.gcp_plans import FEATURES, GOLDEN, plan_of, without
+
+SAMPLE = Path(__file__).parents[2] / "configs" / "gcp.yaml"
 
 
 def changed(request: Request, path: str, value: Any) -> Request:
@@ -101,22 +106,36 @@ def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem
         ({"region": "eu"}, "gcp.region: 'eu' is not a region of Vertex AI"),
         ({"region": "europe-west44"}, "gcp.region: 'europe-west44' is not a region of Vertex AI; did you mean europe-west4?"),
         ({"endpoint": "vertex.internal"}, "gcp.endpoint: 'vertex.internal' is not a URL"),
+        ({"quota_project": "My Billing"}, "gcp.quota_project: 'My Billing' is not a project ID, such as my-project-123456"),
         ({"machine": "n1-standart-8"}, "gcp.machine: unknown machine n1-standart-8; did you mean n1-standard-8"),
         ({"machine": "a3-highgpu-3g"}, "gcp.machine: unknown machine a3-highgpu-3g; did you mean a3-highgpu-"),
         ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is available as spot capacity or with gcp.flex_start only"),
         ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2: it has 2 cpus, but resources.cpus asks for 8"),
         ({"machine": "n2-standard-8", "resources": {"accelerator": "T4"}}, "gcp.machine: n2-standard-8: it has no accelerator, but"),
         ({"machine": "ct5lp-hightpu-4t"}, "gcp.machine: ct5lp-hightpu-4t has TPUs, which are not supported"),
-        ({"resources": {"accelerator": "TPU_V5_LITEPOD:4"}}, "resources.accelerator: TPU_V5_LITEPOD is not supported: PyTorch as it is"),
+        (
+            {"resources": {"accelerator": "TPU_V5_LITEPOD:4"}},
+            "resources.accelerator: TPU_V5_LITEPOD is not supported: the usual builds of PyTorch",
+        ),
         ({"resources": {"accelerator": "GB200:4"}}, "gcp.platform: a4x-highgpu-4g has Arm processors; set it to linux/arm64"),
         ({"machine": "g4-standard-48", "disk_type": "pd-ssd"}, "gcp.disk_type: 'pd-ssd' is not available: g4-standard-48 takes hyperdisk"),
         ({"machine": "g2-standard-8", "disk_type": "pd-standard"}, "gcp.disk_type: 'pd-standard' is not available: g2-standard-8 takes"),
+        ({"platform": "linux/arm64"}, "gcp.platform: e2-highmem-2 has x86-64 processors"),
+        ({"base_output_directory": "gs://your-bucket/vertex"}, "gcp.base_output_directory: 'gs://your-bucket/vertex' is a placeholder"),
+        (
+            {"repository": "gcr.io/my-project-123456"},
+            "gcp.repository: 'gcr.io/my-project-123456' has too few parts for an image's name",
+        ),
+        (
+            {"repository": "europe-west4-python.pkg.dev/my-project-123456/cloud-train/jobs"},
+            "gcp.repository: 'europe-west4-python.pkg.dev/my-project-123456/cloud-train/jobs' is not in Artifact Registry, though",
+        ),
         ({"resources": {"accelerator": "A10G"}}, "resources.accelerator: gcp has no known machine with A10G"),
         ({"resources": {"cpus": 1000}}, "resources: no known gcp machine is large enough"),
-        ({"flex_start": True, "resources": {"spot": True}}, "gcp.flex_start: not for spot capacity"),
-        ({"reservation": "any", "resources": {"spot": True}}, "gcp.reservation: not for spot capacity"),
-        ({"reservation": "any", "flex_start": True}, "gcp.flex_start: not together with gcp.reservation"),
-        ({"max_wait": "1h"}, "gcp.max_wait: only with gcp.flex_start"),
+        ({"flex_start": True, "resources": {"spot": True}}, "gcp.flex_start: cannot be used with spot capacity"),
+        ({"reservation": "any", "resources": {"spot": True}}, "gcp.reservation: cannot be used with spot capacity"),
+        ({"reservation": "any", "flex_start": True}, "gcp.flex_start: cannot be combined with gcp.reservation"),
+        ({"max_wait": "1h"}, "gcp.max_wait: requires gcp.flex_start"),
         ({"flex_start": True, "max_runtime": "8 d"}, "gcp.flex_start: jobs may run for at most 7 days"),
         ({"flex_start": True, "resources": {"accelerator": "T4"}}, "gcp.flex_start: n1-standard-4 is not available that way"),
         (
@@ -124,7 +143,7 @@ def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem
                 "network": "projects/12345/global/networks/x",
                 "network_attachment": "projects/my-project-123456/regions/europe-west4/networkAttachments/x",
             },
-            "gcp.network_attachment: not together with gcp.network",
+            "gcp.network_attachment: cannot be combined with gcp.network",
         ),
         (
             {
@@ -142,6 +161,37 @@ def test_a_mistake_in_the_settings_is_named_by_its_key(settings: dict[str, Any],
     problems = list(problems_of(request_of(plan)))
     assert [each for each in problems if each.startswith(problem)], problems
     assert len(problems) == 1, problems
+
+
+def test_the_machines_know_which_project_pays_for_their_requests() -> None:
+    pools = request_of(plan_of(settings={"quota_project": "billing-123456"}, resources={"nodes": 2}))["body"]["jobSpec"]["workerPoolSpecs"]
+    assert len(pools) == 2
+    for pool in pools:
+        assert {"name": "GOOGLE_CLOUD_QUOTA_PROJECT", "value": "billing-123456"} in pool["containerSpec"]["env"]
+
+
+def test_one_h100_is_only_to_be_had_as_spot_capacity_or_with_flex_start() -> None:
+    one: dict[str, Any] = {"accelerator": "H100:1"}
+    [problem] = problems_of(request_of(plan_of(resources=one)))
+    assert problem.startswith("gcp.machine: a3-highgpu-1g is available as spot capacity or with gcp.flex_start only; set resources.spot")
+    assert problem.endswith("or gcp.machine to a3-highgpu-8g")
+    assert list(problems_of(request_of(plan_of(resources={**one, "spot": True})))) == []
+    assert list(problems_of(request_of(plan_of(resources=one, settings={"flex_start": True})))) == []
+    assert list(problems_of(request_of(plan_of(resources=one, settings={"machine": "a3-highgpu-8g"})))) == []
+
+
+def test_the_sample_config_is_refused_until_its_placeholders_are_replaced() -> None:
+    sample = YAML(typ="safe", pure=True).load(SAMPLE.read_text(encoding="utf-8"))
+    problems = list(problems_of(request_of(plan_of(settings=sample["gcp"], store=sample["store"]))))
+    assert {problem.partition(":")[0] for problem in problems if "placeholder" in problem} == {
+        *("store", "gcp.project", "gcp.repository", "gcp.service_account")
+    }
+
+
+def test_fields_that_were_added_are_checked_like_the_settings() -> None:
+    added = {"jobSpec": {"scheduling": {"maxWaitDuration": "3600s"}, "workerPoolSpecs": {"machineSpec": {"machineType": "n1-standart-4"}}}}
+    problems = list(problems_of(request_of(plan_of(settings={"request": added}))))
+    assert [problem.partition(":")[0] for problem in problems] == ["gcp.max_wait", "gcp.machine"]
 
 
 @pytest.mark.parametrize("setting", ["project", "region", "repository"])
@@ -177,3 +227,20 @@ def test_checking_needs_neither_network_nor_google_auth(monkeypatch: pytest.Monk
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert said.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_said"),
+    [
+        ("https://{service}.googleapis.com", False),
+        ("https://{service}-mine.p.googleapis.com", False),
+        ("http://127.0.0.1:8080", False),
+        ("no URL", False),
+        ("https://{service}.evil.example", True),
+        ("https://{service}.p.googleapis.com.evil.example", True),
+    ],
+)
+def test_an_endpoint_that_gets_no_token_is_said_before_anything_is_sent(tmp_path: Path, endpoint: str, is_said: bool) -> None:
+    said = list(VertexProvider(tmp_path).remarks(plan_of(settings={"endpoint": endpoint})))
+    assert [each for each in said if each.startswith(f"gcp.endpoint: {endpoint} is not one of Google's hosts")] == (said if is_said else [])
+    assert bool(said) is is_said

@@ -61,6 +61,7 @@ def test_a_state_that_comes_tomorrow_ends_nothing() -> None:
         (f"{REPLICA} 15.", 3, Cause.INFRASTRUCTURE, ""),
         (f"{REPLICA} 1. Termination reason: Error.", 3, Cause.FAILED, "before it could report why"),
         (f"{REPLICA} 6.", 3, Cause.INFRASTRUCTURE, "roles/storage.objectUser"),
+        (f"{REPLICA} 20.", 3, Cause.INFRASTRUCTURE, "roles/storage.objectUser"),
         (f"{REPLICA} 127.", 3, Cause.REJECTED, "no working python3"),
         (f"{REPLICA} 137.", 3, Cause.INFRASTRUCTURE, "killed"),
         (f"{REPLICA} 9(SIGKILL).", 3, Cause.INFRASTRUCTURE, "killed"),

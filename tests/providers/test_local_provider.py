@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.environment import QUIET_THREADS
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.providers.base import AlreadyLaunchedError
@@ -92,3 +93,30 @@ def test_what_a_worker_says_before_it_can_keep_a_log_is_kept(plan: Plan, tmp_pat
 @pytest.fixture(autouse=True)
 def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": QUIET_THREADS["GOMP_SPINCOUNT"]}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ],
+)
+def test_the_threads_of_a_run_leave_the_cores_to_others_unless_the_user_says_how_they_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    job = tmp_path / "job.yaml"
+    job.write_text("name: test\nmodel: {kind: script, command: 'env > seen'}\nstore: runs\n")
+    plan = make_plan(Home(tmp_path / "home"), job)
+    record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
+    LocalStore(Path(plan.store)).create(f"{plan.run_id}/{layout.RUN}", record.to_json())
+    provider = LocalProvider(tmp_path / "home")
+    handle = provider.launch(provider.render(replace(plan, record_sha256=sha256_of(record.to_json()))), {})
+    wait_until(lambda: provider.observe(handle).state.is_end, "the worker has gone")
+    seen = dict(line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines())
+    assert {name: seen[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in seen} == expected

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 
 from cloud_train.job.models import Resources
-from cloud_train.providers.cloud.machines import NoMachineError, choose, known, machine_of, machines, mismatches, similar, unused
+from cloud_train.providers.cloud.machines import (
+    NoMachineError,
+    between_nodes,
+    choose,
+    known,
+    machine_of,
+    machines,
+    mismatches,
+    similar,
+    unused,
+)
 
 CLOUDS = ("aws", "gcp", "azure")
 
@@ -107,7 +117,7 @@ def test_a_machine_of_a_cluster_is_unknown() -> None:
 
 @pytest.mark.parametrize("kind", ["TPU-v5e", "Trainium", "MI300X"])
 def test_accelerators_that_torch_cannot_use_are_refused_in_words(kind: str) -> None:
-    with pytest.raises(NoMachineError, match=f"{kind} is not supported: PyTorch as it is cannot use it"):
+    with pytest.raises(NoMachineError, match=f"{kind} is not supported: the usual builds of PyTorch cannot use it"):
         choose("aws", resources(accelerator=kind))
 
 
@@ -152,3 +162,20 @@ def test_on_google_cloud_e2_is_preferred_to_n1_which_is_dearer() -> None:
     assert choose("gcp", resources()).name == "e2-highmem-2"
     assert choose("gcp", resources(cpus=4, memory="10GiB")).name == "e2-standard-4"
     assert choose("gcp", resources(cpus=64)).name == "n1-standard-64", "E2 ends at 32 processors"
+
+
+@pytest.mark.parametrize(
+    ("cloud", "name", "nodes", "said"),
+    [
+        ("azure", "Standard_ND96isr_H100_v5", 2, "connected by InfiniBand, which NCCL uses only if the image has libibverbs"),
+        ("azure", "Standard_NC96ads_A100_v4", 2, "NCCL uses TCP between the machines; Standard_ND96asr_v4 has InfiniBand"),
+        ("aws", "ml.p4d.24xlarge", 2, "connected by EFA, which NCCL uses only if the image has libfabric and the plugin aws-ofi-nccl"),
+        ("aws", "ml.p4d.24xlarge", 1, None),
+        ("aws", "ml.m5.large", 2, None),
+        ("gcp", "g2-standard-8", 2, None),
+    ],
+)
+def test_the_network_between_several_machines_is_said(cloud: str, name: str, nodes: int, said: str | None) -> None:
+    machine = next(each for each in machines(cloud) if each.name == name)
+    remark = between_nodes(cloud, machine, resources(nodes=nodes))
+    assert remark is None if said is None else said in str(remark)

@@ -26,15 +26,15 @@ def test_a_registry_of_others_is_good(own: Registry, repository: str) -> None:
         ("ctreg.azurecr.io", "is a registry without a repository; add one, such as ctreg.azurecr.io/cloud-train"),
         ("ctreg.azurecr.io:443", "is a registry without a repository; add one, such as ctreg.azurecr.io/cloud-train"),
         ("https://ctreg.azurecr.io/x", "is a URL; leave out https://"),
-        ("ctreg.azurecr.io:443/x", "has a port, which Azure Container Registry does not have; leave out :443"),
-        ("Ctreg.azurecr.io/x", "has capitals, which registries do not accept; write ctreg.azurecr.io/x"),
+        ("ctreg.azurecr.io:443/x", "has a port, which Azure Container Registry does not use; leave out :443"),
+        ("Ctreg.azurecr.io/x", "has capital letters, which registries do not accept; write ctreg.azurecr.io/x"),
         ("ctreg.azurecr.io/x:1", "has a tag; write ctreg.azurecr.io/x"),
         (
             "ctreg/x",
-            "has no registry, so it would be a repository of Docker Hub; begin with the registry's host, such as myregistry.azurecr.io",
+            "names no registry, so it would be a repository on Docker Hub; start with the registry's host, such as myregistry.azurecr.io",
         ),
-        ("docker.io/ctreg.azurecr.io", "is a repository of Docker Hub with the name ctreg.azurecr.io, not one at ctreg.azurecr.io"),
-        ("index.docker.io/me/x", "is in Docker Hub, whose registry is called docker.io; write docker.io/me/x"),
+        ("docker.io/ctreg.azurecr.io", "is a repository on Docker Hub with the name ctreg.azurecr.io, not one at ctreg.azurecr.io"),
+        ("index.docker.io/me/x", "is on Docker Hub, whose registry is called docker.io; write docker.io/me/x"),
         ("10.1.2.3/x", "is at an IP address, from which a cloud's machines do not pull; use the registry's name"),
         (
             "x.dkr.ecr.us-east-1.amazonaws.com.evil.example/x",
@@ -63,4 +63,4 @@ def test_an_image_in_artifact_registry_has_a_project_and_a_repository_before_its
 
 def test_a_login_in_a_name_is_not_repeated() -> None:
     problem = problem_of("azure.repository", "me:canary@ctreg.azurecr.io/x", AZURE)
-    assert problem == "azure.repository: '…@ctreg.azurecr.io/x' contains '@'; the name of a repository has neither a user nor a digest"
+    assert problem == "azure.repository: '…@ctreg.azurecr.io/x' contains '@'; a repository's name has no user and no digest"

@@ -10,6 +10,7 @@ import pytest
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.states import Cause, State
 
 RUN = "digits-261123-120000-abcd"
@@ -152,3 +153,11 @@ def test_a_record_that_was_only_seen_can_be_accepted_and_an_own_one_stays_own(tm
         assert ledger.records("run") == {"own": RecordKind.OWN, "other": RecordKind.ACCEPTED}
         ledger.distrust("run")
         assert ledger.records("run") == {}
+
+
+def test_a_folder_in_the_place_of_the_ledger_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").mkdir()
+    for opened in (Ledger, LedgerReader):
+        with pytest.raises(StoreError, match=r"ledger\.sqlite3: it is a folder") as raised:
+            opened(tmp_path / "ledger.sqlite3")
+        assert raised.value.hint == "move the folder away, or set CLOUD_TRAIN_HOME to another folder"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader
+from cloud_train.run import metrics
+from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader, rejected_in
 from cloud_train.run.streams import segment_key
 from cloud_train.storage.base import Store
 from cloud_train.storage.local import LocalStore
@@ -156,3 +157,77 @@ def test_of_too_many_values_those_of_rare_metrics_and_the_newest_are_all_kept() 
     assert (train[0], train[-1]) == (0, 19_999)
     assert train == sorted(train)
     assert len(train) > 300
+
+
+def read_all(*lines: bytes) -> tuple[list[MetricPoint], MetricsReader]:
+    store = MemoryStore()
+    store.put(segment_key(KEY, 0), b"".join(line + b"\n" for line in lines))
+    reader = MetricsReader(store, RUN, 1)
+    return list(reader.read()), reader
+
+
+def test_a_line_may_have_any_number_of_metrics_with_their_splits_in_their_names() -> None:
+    points, reader = read_all(
+        b'{"step": 15, "loss": 0.3, "val_loss": 0.4, "test/acc": 1, "validation_f1": 0.5, "eval_bleu": 2, "valid/x": 3, "train_loss": 0.6}',
+        b'{"epoch": 2, "loss": NaN, "lr": null, "note": "text", "step": 16.0, "time": 1795435200}',
+        b'{"step": 17, "split": "validation", "loss": 0.2, "val_loss": 0.1}',
+    )
+    assert [(point.step, point.key, point.value) for point in points] == [
+        (15, "train/loss", 0.3),
+        (15, "validation/loss", 0.4),
+        (15, "test/acc", 1.0),
+        (15, "validation/f1", 0.5),
+        (15, "validation/bleu", 2.0),
+        (15, "validation/x", 3.0),
+        (15, "train/loss", 0.6),
+        (16, "train/loss", None),
+        (16, "train/lr", None),
+        (17, "validation/loss", 0.2),
+        (17, "validation/val_loss", 0.1),
+    ]
+    assert [(point.epoch, point.time) for point in points][7:9] == [(2.0, 1795435200.0)] * 2
+    assert reader.rejected.count == 0
+
+
+def test_names_that_only_look_like_splits_stay_whole() -> None:
+    points, _ = read_all(b'{"step": 1, "value_loss": 1, "validity": 2, "tester_x": 3, "val_": 4, "policy/loss": 5}')
+    assert [point.key for point in points] == ["train/value_loss", "train/validity", "train/tester_x", "train/val_", "train/policy/loss"]
+
+
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        b"not json",
+        b"[1,2]",
+        b"\xff\xfe",
+        b'{"step": 3, "name": "loss"}',
+        b'{"step": "5", "loss": 1}',
+        b'{"loss": 0.5}',
+        b'{"step": 4, "loss": "0.5"}',
+        b'{"step": 4',
+        b"{" + b" " * (1 << 20) + b"}",
+    ],
+)
+def test_a_line_that_is_no_metric_is_counted_and_the_first_is_shown(rejected: bytes) -> None:
+    points, reader = read_all(b'{"step": 1, "loss": 0.5}', b"", b"\r", rejected, b'{"step": 2, "loss": 0.5}', rejected)
+    assert [point.step for point in points] == [1, 2]
+    assert reader.rejected.count == 2
+    assert reader.rejected.first.replace(" ", "") == rejected[:200].decode(errors="replace").replace(" ", "")
+    assert str(reader.rejected).startswith('2 lines of the metrics were not understood; write lines such as {"step": 15, "loss": 0.3}')
+    assert rejected_in(rejected + b"\n").count == 1
+
+
+def test_the_first_rejected_line_is_that_of_the_file(tmp_path: Path) -> None:
+    _, reader = read_all(b'{"step": 1, "loss": 2}', b"{step: 1}", b"bad", b'{"step": "x", "a": 1}')
+    assert (reader.rejected.count, reader.rejected.first) == (3, "{step: 1}")
+    assert rejected_in(b'{"step": 1}\nbad\n').first == '{"step": 1}'
+
+
+def test_lines_with_many_metrics_are_thinned_as_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.put(KEY, b"".join(b'{"step": %d, "loss": %d, "val_loss": 1}\n' % (step, -step % 1000) for step in range(20_000)))
+    monkeypatch.setattr(metrics, "_UNTHINNED_BYTES", 1000)
+    kept = list(MetricsReader(store, RUN, 1).read_thinned())
+    assert 100 < len(kept) < 30_000
+    assert {point.key for point in kept} == {"train/loss", "validation/loss"}
+    assert {point.value for point in kept if point.key == "train/loss"} >= {0.0, 999.0}

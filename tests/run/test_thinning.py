@@ -79,7 +79,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("steps_per_epoch", [100, 3_000])
+@pytest.mark.parametrize("steps_per_epoch", [100, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_lines_of_any_form_are_thinned_alike(form: str, steps_per_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(0)
     data = written(tmp_path, 20_000, steps_per_epoch, lambda step: math.nan if step % 997 == 0 else chance.gauss(0, 1) + step)

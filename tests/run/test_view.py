@@ -30,6 +30,21 @@ def test_without_a_measure_the_times_count_and_the_result_is_never_negative() ->
     assert ended.duration() == 0
 
 
+def test_of_an_attempt_that_no_worker_measured_nobody_knows_how_long_it_took() -> None:
+    gone = seen(replace(RUNNING, elapsed=0.0).ended_with(Cause.INFRASTRUCTURE, "the worker was killed", 2100.0))
+    claim = RUN.shown_by(1, replace(RUNNING, elapsed=None, host="", pid=0).ended_with(Cause.INFRASTRUCTURE, "moved to", 2000.0))
+    assert (gone.duration(), gone.duration(3000.0), claim.duration(3000.0)) == (None, None, None)
+
+
+def test_a_complete_move_names_the_new_place_and_nothing_else_that_says_so_does() -> None:
+    claim = replace(RUNNING, host="", pid=0)
+    there = "s3://bucket/runs/run"
+    assert RUN.shown_by(2, claim.ended_with(Cause.INFRASTRUCTURE, f"moved to {there}", 1.0)).moved_to == there
+    for words in (f"being moved to {there}", "moved to another machine"):
+        assert RUN.shown_by(2, claim.ended_with(Cause.INFRASTRUCTURE, words, 1.0)).moved_to is None
+    assert RUN.shown_by(2, RUNNING.ended_with(Cause.FAILED, f"moved to {there}", 1.0)).moved_to is None
+
+
 @pytest.mark.parametrize("step", [YEARS, -1500.0, 60.0])
 def test_the_start_is_shown_by_the_clock_as_it_was_set(step: float) -> None:
     status = replace(RUNNING, heartbeat=2100.0 + step)

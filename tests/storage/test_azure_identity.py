@@ -89,6 +89,7 @@ def test_an_identity_that_gave_tokens_before_is_asked_for_as_long_as_the_store(c
             credentials.renew()
 
 
+@pytest.mark.slow
 def test_an_identity_that_cannot_be_reached_is_asked_for_as_long_as_the_store(cluster: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSI_ENDPOINT", "http://127.0.0.1:9/msi")
     credentials = Credentials(account_from("acct", os.environ))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_train.job.training import EarlyStopping
+from cloud_train.job.training import EarlyStopping, TrainSpec
 from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import USUAL
 from cloud_train.training import checkpointing
@@ -19,10 +19,10 @@ from cloud_train.training.data.dataset import Batch, DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
-from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import load_network
 from cloud_train.training.ordering import Position
+from cloud_train.training.standing import Best, Patience, Standing
 from tests.training.trainer import TestRun, make_job, make_run
 
 DATA = TensorSamples(torch.ones(5, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0]))
@@ -60,7 +60,7 @@ def test_a_checkpoint_holds_what_was_there_when_it_was_saved_however_long_it_tak
         assert not list(run.checkpoints.glob("step-*"))
         disk.release.set()
     restored = make_learner(seed=9)
-    assert restore_checkpoint(run.checkpoints / "step-00000001", restored, Patience(None, USUAL)) == Position(1, 0, 5)
+    assert restore_checkpoint(run.checkpoints / "step-00000001", restored, Standing.of(TrainSpec(), USUAL)) == Position(1, 0, 5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in restored.network.state_dict().items())
     assert all(torch.equal(tensor, averaged[name]) for name, tensor in restored.delivered.state_dict().items())
     assert torch.equal(restored.optimizer.state()["mean"][0], mean)
@@ -88,9 +88,11 @@ def test_how_early_stopping_stands_is_saved_and_put_back(tmp_path: Path) -> None
     patience = Patience(EarlyStopping(), USUAL, best=0.75, since=2)
     learner = trained()
     with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
-        checkpoints.save(Snapshot(Position(1), learner.state(), learner.delivered, patience), {})
+        checkpoints.save(
+            Snapshot(Position(1), learner.state(), learner.delivered, Standing(patience, Best(USUAL, keeps_weights=False))), {}
+        )
     restored = Patience(EarlyStopping(), USUAL)
-    restore_checkpoint(run.checkpoints / "step-00000001", make_learner(), restored)
+    restore_checkpoint(run.checkpoints / "step-00000001", make_learner(), Standing(restored, Best(USUAL, keeps_weights=False)))
     assert (restored.best, restored.since) == (0.75, 2)
 
 
@@ -134,4 +136,4 @@ def take_a_step(learner: Learner) -> None:
 
 
 def snapshot(learner: Learner, *position: int) -> Snapshot:
-    return Snapshot(Position(*position), learner.state(), learner.delivered, Patience(None, USUAL))
+    return Snapshot(Position(*position), learner.state(), learner.delivered, Standing.of(TrainSpec(), USUAL))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_train.errors import CorruptError
 from cloud_train.job.models import JobSpec
 from cloud_train.training.data.dataset import Batch, DataSet
 from cloud_train.training.data.memory import TensorSamples
@@ -49,7 +48,7 @@ def weights_of(learner: Learner) -> dict[str, Tensor]:
 
 def test_a_step_is_what_a_bare_loop_does_to_the_last_bit() -> None:
     data = images()
-    learner, bare = learner_of(data, optimizer={"name": "sgd"}), learner_of(data).network
+    learner, bare = learner_of(data, optimizer={"name": "sgd", "momentum": 0}), learner_of(data).network
     learnt = take_step(learner, data)
     scores = bare(batch_of(data).inputs)
     loss = functional.cross_entropy(scores, data.train.targets)
@@ -62,7 +61,7 @@ def test_a_step_is_what_a_bare_loop_does_to_the_last_bit() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(learner.network.parameters(), bare.parameters(), strict=True))
     assert learnt.loss == loss.item()
     assert learnt.gradient_norm == pytest.approx(norm.item(), rel=1e-5)
-    assert learnt.accuracy == pytest.approx((scores.argmax(1) == data.train.targets).float().mean().item())
+    assert learnt.epoch_accuracy == pytest.approx((scores.argmax(1) == data.train.targets).float().mean().item())
     assert learnt.learning_rate == 0.1
 
 
@@ -72,7 +71,7 @@ def test_a_batch_in_parts_is_the_step_of_the_whole(parts: int) -> None:
     whole, divided = learner_of(data), learner_of(data, accumulate=parts)
     first, second = take_step(whole, data), take_step(divided, data)
     assert second.loss == pytest.approx(first.loss, rel=1e-5)
-    assert second.accuracy == first.accuracy
+    assert second.epoch_accuracy == first.epoch_accuracy
     assert second.gradient_norm == pytest.approx(first.gradient_norm, rel=1e-4)
     for mine, other in zip(divided.network.parameters(), whole.network.parameters(), strict=True):
         torch.testing.assert_close(mine, other)
@@ -80,7 +79,7 @@ def test_a_batch_in_parts_is_the_step_of_the_whole(parts: int) -> None:
 
 def test_the_gradient_is_scaled_down_to_the_norm_that_the_job_allows_and_the_norm_is_told_as_it_was() -> None:
     data = images()
-    free, clipped, spared = (learner_of(data, optimizer={"name": "sgd"}, clip_norm=norm) for norm in (None, 0.01, 0))
+    free, clipped, spared = (learner_of(data, optimizer={"name": "sgd", "momentum": 0}, clip_norm=norm) for norm in (None, 0.01, 0))
     before = weights_of(free)
     norms = [take_step(learner, data).gradient_norm for learner in (free, clipped, spared)]
     assert norms[0] == norms[1] == norms[2] > 0.01
@@ -172,12 +171,6 @@ def test_the_average_of_the_weights_is_what_is_delivered() -> None:
     assert not torch.equal(next(learner.delivered.parameters()), next(learner.network.parameters()))
 
 
-def test_a_batch_of_which_nothing_could_be_read_is_told() -> None:
-    data = images()
-    with pytest.raises(CorruptError, match="step 1: no image in this batch"):
-        learner_of(data).step(Batch(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.int64)), START, of=12, learning_rate=0.1)
-
-
 def test_images_keep_their_channels_innermost_unless_the_job_says_otherwise() -> None:
     data = images()
     model = {"kind": "cnn", "blocks": [{"filters": 4}, {"filters": 4, "padding": 1}]}
@@ -204,3 +197,31 @@ def test_a_carried_state_goes_into_the_next_batch_and_starts_anew_with_an_epoch(
     assert forgetting.carried is None
     assert carrying.carried is not None
     assert all(not tensor.requires_grad for tensor in carrying.carried)
+
+
+def test_images_that_could_not_be_read_are_not_counted_as_wrong() -> None:
+    data = images()
+    whole = batch_of(data)
+    learner, bare = learner_of(data), learner_of(data)
+    learnt = learner.step(Batch(whole.inputs[:8], whole.targets[:8]), START, of=12, learning_rate=0.1)
+    expected = bare.step(Batch(whole.inputs[:8], whole.targets[:8]), START, of=8, learning_rate=0.1)
+    assert (learnt.epoch_accuracy, learnt.loss) == (expected.epoch_accuracy, expected.loss)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_batch_of_which_no_image_could_be_read_changes_nothing(name: str) -> None:
+    data = images()
+    model = {"kind": "cnn", "blocks": [{"filters": 4, "norm": "batch"}]}
+    learner = learner_of(data, model, optimizer={"name": name, "weight_decay": 0.1}, ema=0.9)
+    take_step(learner, data)
+    before = weights_of(learner)
+    state = {key: [tensor.clone() for tensor in tensors] for key, tensors in learner.optimizer.state().items()}
+    whole = batch_of(data)
+    learnt = learner.step(Batch(whole.inputs[:0], whole.targets[:0]), replace(START, step=1, consumed=12), of=12, learning_rate=0.1)
+    assert math.isnan(learnt.loss)
+    assert learnt.epoch_loss > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.network.state_dict().items())
+    assert all(
+        torch.equal(now, one) for key, tensors in state.items() for now, one in zip(learner.optimizer.state()[key], tensors, strict=True)
+    )
+    assert learner.network.training

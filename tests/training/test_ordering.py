@@ -18,8 +18,10 @@ from cloud_train.training.ordering import Position, TrainingOrder, validation_pi
 class Numbers(Samples):
     """Samples that are their own numbers; only how many there are, and how long, matters here."""
 
-    def __init__(self, count: int, lengths: Tensor | None = None) -> None:
+    def __init__(self, count: int, lengths: Tensor | None = None, characters: int = 0) -> None:
         self.targets, self.lengths = torch.arange(count), lengths
+        if characters:  # in each sample: it is text
+            self.targets = self.targets.unsqueeze(1).expand(count, characters)
 
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
         for rows, _ in picks:
@@ -47,12 +49,29 @@ def test_an_epoch_is_every_sample_once_in_an_order_of_its_own() -> None:
     assert (order.samples, order.steps_per_epoch) == (10, 3)
 
 
-def test_the_steps_go_through_the_epochs_with_a_smaller_batch_at_the_end_of_each() -> None:
+def test_the_steps_go_through_the_epochs_in_batches_of_nearly_one_size() -> None:
     order = TrainingOrder(Numbers(10), settings())
     picks = list(order.picks(Position(), 6, World()))
-    assert [len(pick.rows) for pick in picks] == [4, 4, 2, 4, 4, 2]
+    assert [len(pick.rows) for pick in picks] == [3, 3, 4, 3, 3, 4]
     assert [pick.epoch for pick in picks] == [0, 0, 0, 1, 1, 1]
     assert torch.cat([pick.rows for pick in picks[3:]]).tolist() == order.of_epoch(1).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 8, 9, 101, 127, 128, 129, 1438])
+def test_no_batch_is_larger_than_the_job_says_nor_much_smaller_than_the_others(count: int) -> None:
+    for batch_size in (1, 4, 16, 100):
+        order, position, sizes = TrainingOrder(Numbers(count), settings(batch_size)), Position(), []
+        while not position.epoch:
+            sizes.append(order.batch_size_at(position))
+            position = position.after(sizes[-1], order.samples)
+        assert (sum(sizes), len(sizes)) == (count, order.steps_per_epoch)
+        assert max(sizes) <= batch_size
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_position_that_another_division_reached_is_continued_to_the_end_of_the_epoch() -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    assert [order.batch_size_at(Position(1, 0, consumed)) for consumed in (0, 2, 3, 4, 8)] == [3, 1, 3, 2, 2]
 
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3, 5])
@@ -83,22 +102,24 @@ def test_bucketing_puts_lines_of_similar_lengths_together_and_still_takes_each_o
     epoch = order.of_epoch(0)
     assert sorted(epoch.tolist()) == list(range(1003))
     assert epoch.tolist() == order.of_epoch(0).tolist() != order.of_epoch(1).tolist()
-    assert padding(lengths, epoch) < padding(lengths, TrainingOrder(Numbers(1003), settings(10)).of_epoch(0)) / 4
-    means = [lengths[rows].float().mean().item() for rows in tens(epoch)]
+    assert padding(lengths, order) < padding(lengths, TrainingOrder(Numbers(1003), settings(10))) / 4
+    means = [lengths[rows].float().mean().item() for rows in batches_of(order)]
     assert means != sorted(means)  # not from short to long: the batches are shuffled
 
 
-def padding(lengths: Tensor, order: Tensor) -> int:
-    return sum(int((lengths[rows].max() - lengths[rows]).sum()) for rows in tens(order))
+def padding(lengths: Tensor, order: TrainingOrder) -> int:
+    return sum(int((lengths[rows].max() - lengths[rows]).sum()) for rows in batches_of(order))
 
 
-def tens(order: Tensor) -> list[Tensor]:
-    return [order[start : start + 10] for start in range(0, len(order), 10)]
+def batches_of(order: TrainingOrder) -> list[Tensor]:
+    """The samples of each batch of the first epoch."""
+    return [pick.rows for pick in order.picks(Position(), order.steps_per_epoch, World())]
 
 
 def test_in_streams_each_row_of_a_batch_goes_on_where_the_row_before_it_ended() -> None:
     order = TrainingOrder(Numbers(14), settings(carry_state=True))
     assert (order.samples, order.steps_per_epoch) == (12, 3)
+    assert [order.batch_size_at(Position(0, 0, consumed)) for consumed in (0, 4, 8)] == [4, 4, 4]
     assert rows_of(order.picks(Position(), 4, World())) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [0, 3, 6, 9]]
     assert rows_of(order.picks(Position(), 2, World(1, 2))) == [[6, 9], [7, 10]]
 
@@ -113,15 +134,21 @@ def test_more_streams_than_sequences_are_refused_with_both_numbers() -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 12])
 @pytest.mark.parametrize("kind", ["plain", "lines", "streams"])
 def test_all_processes_together_validate_every_sample_once(kind: str, count: int, size: int) -> None:
-    samples = Numbers(count, torch.arange(count).flip(0) if kind == "lines" else None)
-    picks = [pick for rank in range(size) for pick in validation_picks(samples, 4, World(rank, size), streams=kind == "streams")]
+    samples = Numbers(count, torch.arange(count).flip(0) if kind == "lines" else None, 700 if kind == "streams" else 0)
+    picks = [pick for rank in range(size) for pick in validation_picks(samples, 4, World(rank, size))]
     assert sorted(row for pick in picks for row in pick.rows.tolist()) == list(range(count))
     assert all(pick.epoch is None and len(pick.rows) <= 4 for pick in picks)
 
 
 def test_streams_of_validation_go_on_from_batch_to_batch_and_only_lose_rows_at_the_end() -> None:
-    batches = rows_of(validation_picks(Numbers(11), 4, World(), streams=True))
-    assert batches == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+    samples = Numbers(11, characters=750)  # 4 streams of at least 2,048 characters
+    assert rows_of(validation_picks(samples, 4, World())) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+    assert rows_of(validation_picks(samples, 1, World())) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+
+
+def test_a_long_text_is_validated_in_64_streams_and_a_short_one_in_one() -> None:
+    assert len(next(validation_picks(Numbers(10_000, characters=128), 4, World())).rows) == 64
+    assert len(next(validation_picks(Numbers(30, characters=128), 4, World())).rows) == 1
 
 
 def test_nothing_is_read_ahead_of_its_time() -> None:

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 from cloud_train.job.optimizers import Optimizer
 from cloud_train.job.schedules import Schedule
 from cloud_train.job.training import TrainSpec
-from cloud_train.spec.types import Cadence
+from cloud_train.spec.types import Interval
 
 LR = 0.5
 STEPS_PER_EPOCH = 5
@@ -37,11 +37,11 @@ def test_a_warm_up_and_a_cosine_over_the_rest_are_torchs() -> None:
         rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / 8, total_iters=7)
         return lr_scheduler.SequentialLR(optimizer, [rise, lr_scheduler.CosineAnnealingLR(optimizer, T_max=32)], milestones=[8])
 
-    assert rates(Schedule(name="cosine", warmup=Cadence(8, "step")), 40) == pytest.approx(torchs(reference, 40))
+    assert rates(Schedule(name="cosine", warmup=Interval(8, "step")), 40) == pytest.approx(torchs(reference, 40))
 
 
-@pytest.mark.parametrize(("every", "steps"), [(Cadence(3, "step"), 3), (Cadence(2, "epoch"), 10)])
-def test_steps_are_torchs(every: Cadence, steps: int) -> None:
+@pytest.mark.parametrize(("every", "steps"), [(Interval(3, "step"), 3), (Interval(2, "epoch"), 10)])
+def test_steps_are_torchs(every: Interval, steps: int) -> None:
     ours = rates(Schedule(name="step", every=every, factor=0.25), 35)
     assert ours == pytest.approx(torchs(lambda optimizer: lr_scheduler.StepLR(optimizer, steps, gamma=0.25), 35))
 
@@ -67,20 +67,20 @@ def test_one_cycle_has_a_rate_where_its_peak_is_at_the_first_step() -> None:
     assert rates("one-cycle", 1) == [pytest.approx(LR / 250_000)]
 
 
-@pytest.mark.parametrize("warmup", [Cadence(10, "step"), Cadence(2, "epoch")])
-def test_a_warm_up_rises_from_a_part_of_the_rate_to_the_whole_rate(warmup: Cadence) -> None:
+@pytest.mark.parametrize("warmup", [Interval(10, "step"), Interval(2, "epoch")])
+def test_a_warm_up_rises_from_a_part_of_the_rate_to_the_whole_rate(warmup: Interval) -> None:
     ours = rates(Schedule(warmup=warmup), 30)
     assert ours[:10] == pytest.approx([LR * part / 10 for part in range(1, 11)])
     assert ours[10:] == [LR] * 20
 
 
 def test_the_periods_of_steps_count_from_the_start_of_the_run_and_not_from_the_end_of_the_warm_up() -> None:
-    ours = rates(Schedule(name="step", every=Cadence(4, "step"), factor=0.5, warmup=Cadence(6, "step")), 10)
+    ours = rates(Schedule(name="step", every=Interval(4, "step"), factor=0.5, warmup=Interval(6, "step")), 10)
     assert ours == pytest.approx([LR / 6, LR / 3, LR / 2, LR * 2 / 3, LR * 5 / 6, LR, LR / 2, LR / 2, LR / 4, LR / 4])
 
 
 def test_a_run_may_end_within_its_warm_up() -> None:
-    assert rates(Schedule(name="cosine", warmup=Cadence(8, "step")), 4) == pytest.approx([LR / 8, LR / 4, LR * 3 / 8, LR / 2])
+    assert rates(Schedule(name="cosine", warmup=Interval(8, "step")), 4) == pytest.approx([LR / 8, LR / 4, LR * 3 / 8, LR / 2])
 
 
 def rates(schedule: Any, count: int) -> list[float]:

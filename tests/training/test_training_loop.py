@@ -15,7 +15,7 @@ from torch import nn
 from cloud_train.data.digits import DigitsData
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.manifest import read_manifest, verify
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import DataSet, load
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
@@ -49,7 +49,7 @@ def test_the_metrics_of_images_are_loss_accuracy_and_learning_rate(tmp_path: Pat
     validated = [line for line in run.logged if line["split"] == "validation"]
     assert [line["step"] for line in trained] == [1, 2, 3, 4, 5, 6]
     assert [(line["step"], line["epoch"]) for line in validated] == [(3, 1.0), (6, 2.0)]
-    assert trained[0]["epoch"] == pytest.approx(512 / 1438)
+    assert trained[0]["epoch"] == pytest.approx(479 / 1438)
     assert all({"loss", "accuracy"} <= line.keys() for line in trained)
     assert trained[0]["learning_rate"] == 1e-3
     assert all(line.keys() == {"step", "epoch", "split", "loss", "accuracy"} for line in validated)
@@ -95,7 +95,7 @@ def test_checkpoints_are_saved_as_often_as_the_job_says_and_at_the_end(
     tmp_path: Path, every: str, train: dict[str, Any], saved: list[int]
 ) -> None:
     run = make_run(tmp_path)
-    train_here(make_job(CNN, train=train, checkpoint={"every": every}), run)
+    train_here(make_job(CNN, train={**train, "evaluate": "10 epochs"}, checkpoint={"every": every}), run)
     assert [verify(folder).step for folder in sorted(run.checkpoints.iterdir())] == saved
 
 
@@ -112,6 +112,10 @@ def test_a_checkpoint_says_how_good_it_is_and_what_its_bits_depend_on(tmp_path: 
         "kind": manifest.fingerprint["kind"],
         "threads": torch.get_num_threads(),
         "processes": 1,
+        "data": {
+            "training": {"samples": 1438, "digest": manifest.fingerprint["data"]["training"]["digest"]},
+            "validation": {"samples": 359, "digest": manifest.fingerprint["data"]["validation"]["digest"]},
+        },
     }
     assert set(manifest.files) == {"model.safetensors", "model.json", "state.pt"}
 
@@ -163,3 +167,42 @@ def test_a_training_that_diverges_ends_before_the_weights_are_spoilt_and_names_t
 
 def evaluated(network: nn.Module, data: DataSet, batch_size: int) -> dict[str, float]:
     return evaluate(network, data.validation, validation_picks(data.validation, batch_size, World()))
+
+
+def test_the_training_loss_is_the_mean_of_the_epoch_so_far_weighted_by_their_samples(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    train_here(make_job(CNN), run)
+    lines = [line for line in run.logged if line["split"] == "train"]
+    sizes = [479, 479, 480]
+    for epoch in (lines[:3], lines[3:]):
+        assert epoch[0]["loss"] == epoch[0]["batch_loss"]
+        assert epoch[2]["loss"] == pytest.approx(sum(size * line["batch_loss"] for size, line in zip(sizes, epoch, strict=True)) / 1438)
+
+
+def test_the_mean_of_an_epoch_is_continued_by_a_resumed_training(tmp_path: Path) -> None:
+    job = make_job(CNN)
+    with pytest.raises(SystemExit):
+        train_here(job, make_run(tmp_path / "stopped", stop_after=2))
+    resumed, through = make_run(tmp_path / "stopped", resume=True), make_run(tmp_path / "through")
+    for run in (resumed, through):
+        train_here(job, run)
+    ends = [next(line for line in run.logged if (line["split"], line["step"]) == ("train", 3)) for run in (resumed, through)]
+    assert (ends[0]["loss"], ends[0]["accuracy"]) == (ends[1]["loss"], ends[1]["accuracy"])
+
+
+def test_the_bits_per_character_of_a_text_are_those_of_the_model_whatever_it_was_trained_with(tmp_path: Path) -> None:
+    train_here(make_job(GRU, train={"steps": 3, "batch_size": 8}), run := make_run(tmp_path / "run"))
+    network, description = load_network(run.model)
+    text = "the quick brown fox jumps over the lazy dog. " * 250
+    (tmp_path / "other.txt").write_text(text)
+    found = []
+    for sequence_length, batch_size in ((16, 4), (100, 64)):
+        job = make_job(GRU, data={"dataset": "text", "path": "other.txt", "sequence_length": sequence_length, "validation": 0.5})
+        samples = load(job, tmp_path / "other.txt").validation
+        found.append(evaluate(network, samples, validation_picks(samples, batch_size, World())))
+    assert found[0] == found[1]
+    characters = torch.tensor([description.classes.index(character) for character in text[len(text) // 2 :]])
+    with torch.no_grad():
+        scores, _ = network(characters[None, :-1])
+    one_pass = nn.functional.cross_entropy(scores[0], characters[1:]).item() / math.log(2)
+    assert found[0]["bits_per_character"] == pytest.approx(one_pass, abs=0.01)

@@ -55,6 +55,7 @@ def test_a_training_that_is_told_to_stop_and_then_killed_ends_with_the_same_byte
     assert verify(stopped.model).files == verify(through.model).files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_training_never_takes_the_cpu_for_gpus_that_were_asked_for(tmp_path: Path, processes: int) -> None:
     program = Program(tmp_path, {**CNN, "resources": {"cpus": 2, "accelerator": "L4:1", "processes": processes}})
@@ -137,7 +138,7 @@ def test_a_shard_that_cannot_be_fetched_is_no_fault_of_the_job(tmp_path: Path) -
 def test_what_nobody_foresaw_keeps_its_traceback_in_the_log(tmp_path: Path) -> None:
     program = Program(tmp_path, CNN)
     code = (
-        "import runpy; from cloud_train.worker.api import Run; Run.publish_model = lambda self: 1 / 0\n"
+        "import runpy; from cloud_train.worker.api import Run; Run.publish_model = lambda self, *_: 1 / 0\n"
         "runpy.run_module('cloud_train.training', run_name='__main__', alter_sys=True)"
     )
     ended = program.run("-c", code)

@@ -9,10 +9,12 @@ import torch
 
 from cloud_train.job.models import JobSpec
 from cloud_train.run.checkpoints import newest_valid
+from cloud_train.run.ranking import Ranking
 from cloud_train.training.data.dataset import load
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
 from cloud_train.training.loop import train
+from cloud_train.training.starting import Start
 from cloud_train.worker.api import Run
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
@@ -62,10 +64,11 @@ def make_job(model: dict[str, Any], **sections: Any) -> JobSpec:
     return JobSpec.model_validate_json(json.dumps({"name": "test", "model": model, **defaults, **sections}))
 
 
-def train_here(job: JobSpec, run: TestRun) -> dict[str, float]:
-    """Train ``job`` in this process; ends with SystemExit if the run is told to stop."""
+def train_here(job: JobSpec, run: TestRun, start: Start | None = None) -> dict[str, float]:
+    """Train ``job`` in this process, from the weights ``start``; ends with SystemExit if the run is told to stop."""
     folder = run.metrics.parent
     (folder / "text.txt").write_text(TEXT)
     (folder / "lines.tsv").write_text(LINES)
     data = load(job, folder / str(getattr(job.data, "path", "") or "cache"))
-    return train(job, data, ModelDescription.of(job, data), run, ALONE)
+    run.ranking = Ranking(job.best.metric, job.best.goal, job.best.keep)
+    return train(job, data, ModelDescription.of(job, data), run, ALONE, start=start)

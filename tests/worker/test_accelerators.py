@@ -1,7 +1,5 @@
 """Whether a program can use the GPUs that its job asks for: the driver's library is one that the test builds, and devices are files."""
 
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +8,10 @@ from typing import Any
 import pytest
 
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.accelerators import asked, lacking, library_path
+from cloud_train.worker.accelerators import asked, lacking, library_path, usable
+from tests.fake_driver import build_driver
 from tests.worker.launching import Launched
 
-_DRIVER = """
-#include <stdlib.h>
-#include <unistd.h>
-static int number(const char *name) { const char *text = getenv(name); return text ? atoi(text) : 0; }
-int cuInit(unsigned flags) { if (number("FAKE_CRASH")) abort(); return number("FAKE_ERROR"); }
-int cuDeviceGetCount(int *count) { *count = number("FAKE_COUNT"); return 0; }
-"""
 ONE: dict[str, Any] = {"resources": {"accelerator": "L4:1"}}
 FOUR: dict[str, Any] = {"resources": {"accelerator": "A100:4"}}
 
@@ -27,13 +19,7 @@ FOUR: dict[str, Any] = {"resources": {"accelerator": "A100:4"}}
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a library that answers as NVIDIA's driver, with what variables say."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "driver.c").write_text(_DRIVER)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "driver.c"], check=True)
-    return folder
+    return build_driver(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture
@@ -89,7 +75,7 @@ def test_too_few_gpus_are_said_with_the_reason_and_what_to_do(
     ("paths", "expected"),
     [
         ((), "there is no NVIDIA driver"),
-        (("dev/nvidia0", "dev/nvidia1", "dev/nvidiactl"), "/dev has 2 of NVIDIA's, but the driver's library libcuda.so.1 was not found"),
+        (("dev/nvidia0", "dev/nvidia1", "dev/nvidiactl"), "/dev has 2 NVIDIA devices, but the driver's library libcuda.so.1 was not found"),
         (("proc/driver/nvidia/version",), "its devices are not in the container; set NVIDIA_VISIBLE_DEVICES=all"),
     ],
 )
@@ -107,6 +93,13 @@ def test_amds_gpus_count_and_processors_beside_them_do_not(says: Callable[..., s
         (folder / "properties").write_text(f"cpu_cores_count 0\nsimd_count {units}\nmem_banks_count 1\n")
     assert says({"resources": {"accelerator": "MI300X:2"}}, FAKE_ERROR="100") == ""
     assert "can use only 2" in says({"resources": {"accelerator": "MI300X:4"}}, FAKE_ERROR="100")
+    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        both = says({"resources": {"accelerator": "MI300X:2"}}, FAKE_ERROR="100", **{name: "0,GPU-4b2c1a9f"})
+        assert both == "", name
+        one = says({"resources": {"accelerator": "MI300X:2"}}, FAKE_ERROR="100", **{name: "1"})
+        assert f"can use only 1: the kernel (amdkfd) has 2; {name} is '1'" in one
+    for nothing in ("", "-1", "-1,0"):
+        assert "cannot use any" in says({"resources": {"accelerator": "MI300X:1"}}, FAKE_ERROR="100", ROCR_VISIBLE_DEVICES=nothing)
     (tmp_path / "dev/kfd").unlink()
     assert "cannot use any" in says({"resources": {"accelerator": "MI300X:2"}}, FAKE_ERROR="100"), "no device, whatever the topology lists"
 
@@ -156,3 +149,15 @@ def made(root: Path, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ({}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,GPU-1a"}, ["3", "GPU-1a"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,5,7"}, ["3", "5"]),  # the driver shows two
+    ],
+)
+def test_the_gpus_that_a_program_can_use_are_known_by_their_names(driver: Path, visible: dict[str, str], expected: list[str]) -> None:
+    assert usable({"LD_LIBRARY_PATH": str(driver), "FAKE_COUNT": "2", **visible}, driver) == expected

@@ -49,13 +49,14 @@ def test_whole_lines_are_shown_as_they_are_printed() -> None:
     assert copied.add(b"", is_last=True) == b""
 
 
+@pytest.mark.slow
 def test_a_program_that_prints_without_end_is_cut_short_with_a_word_about_it() -> None:
     copied = Copied()
     line = b"x" * 99 + b"\n"
     assert copied.add(line * 10_000) == line * 10_000, "a megabyte at once is fine"
     shown = copied.add(line * 100_000)
     assert len(shown) < 200_000
-    assert b"bytes of output are left out here; cloud-train logs shows them]\n" in shown
+    assert b"bytes of output were left out here; see them with: cloud-train logs]\n" in shown
     assert sum(len(copied.add(line * 100_000)) for _ in range(60)) < 60 * (16 * 1024 + 200), "16 kB/s in the long run"
     last = copied.add(b"Traceback: the reason\n", is_last=True)
     assert last.endswith(line + b"Traceback: the reason\n"), "the end is shown in any case"
@@ -89,6 +90,7 @@ def test_elsewhere_and_where_it_is_turned_off_nothing_is_shown(launched: Launche
     assert launched.console.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_platform_whose_log_is_stuck_delays_neither_the_program_nor_its_end(launched: Launched, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck")
     reading = os.open(tmp_path / "stuck", os.O_RDONLY | os.O_NONBLOCK)  # nobody reads from it

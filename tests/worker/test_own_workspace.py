@@ -53,6 +53,27 @@ def test_a_workspace_with_files_that_never_arrived_stays(tmp_path: Path) -> None
     assert (tmp_path / f"{RUN}.1").is_dir()
 
 
+def test_a_worker_that_began_no_attempt_leaves_nothing(tmp_path: Path) -> None:
+    mine = open_workspace(tmp_path, RUN, 2)
+    mine.put(f"{RUN}/{layout.RUN}", b"{}")
+    mine.put(f"{RUN}/{layout.cancel(2)}", b"")
+    remove(mine, RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_stays_that_another_process_uses_or_that_has_anything_of_its_own(tmp_path: Path) -> None:
+    shared, own = open_workspace(tmp_path, RUN, 1), open_workspace(tmp_path, RUN, 2)
+    for workspace in (shared, own):
+        workspace.put(f"{RUN}/{layout.RUN}", b"{}")
+    own.put(f"{RUN}/{layout.status(2)}", b"{}")
+    with (shared.folder / ".in-use").open() as mark:
+        fcntl.flock(mark, fcntl.LOCK_SH)  # as another process does
+        remove(shared, RUN)
+        remove(own, RUN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{RUN}.1", f"{RUN}.2"]
+    assert shared.get(f"{RUN}/{layout.RUN}") == own.get(f"{RUN}/{layout.RUN}") == b"{}"
+
+
 def test_a_workspace_counts_as_in_use_while_a_process_has_it(tmp_path: Path) -> None:
     store = open_workspace(tmp_path, RUN, 1)
     with (store.folder / ".in-use").open() as mark, pytest.raises(BlockingIOError):

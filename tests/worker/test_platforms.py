@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cloud_train import exit_status
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.worker.nodes import NodeContext
@@ -77,7 +78,27 @@ def test_another_platform_is_refused() -> None:
 
 def test_what_vertex_would_restart_leaves_with_0_once_there_is_nothing_more_to_do() -> None:
     vertex, azure = platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}), platform_of("azureml", {"AZUREML_RUN_ID": "1"})
-    assert [platform.exit_status(10) for platform in (vertex, azure)] == [0, 10]
+    assert [platform.exit_status(10, is_final=True) for platform in (vertex, azure)] == [0, 10]
+    assert [platform.exit_status(10) for platform in (vertex, azure)] == [10, 10]
+
+
+CRASHES = {6, 11, 134, 139}
+"""The exit statuses that Vertex AI takes for a crash, which is worth three more starts of the whole job."""
+REFUSALS = (
+    exit_status.USAGE,
+    exit_status.MISSING_DEPENDENCY,
+    exit_status.STORE,
+    exit_status.PROVIDER,
+    exit_status.CORRUPT,
+    exit_status.WORKSPACE,
+)
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_worker_that_refuses_its_own_start_is_not_taken_for_a_crash_by_vertex(status: int) -> None:
+    given = platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}).exit_status(status)
+    assert given not in {0, *CRASHES}
+    assert platform_of("azureml", {"AZUREML_RUN_ID": "1"}).exit_status(status) == status
 
 
 def test_a_machine_has_twenty_minutes_to_appear_after_the_first_one() -> None:

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from cloud_train import locks
+from cloud_train.exit_status import STORE_ON_VERTEX
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import Cause, State
 from tests.support import wait_until
@@ -16,8 +17,9 @@ from tests.worker.launching import Launched
 RECORD = "0" * 64
 
 
-def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "cloud_train.worker", *arguments], capture_output=True, text=True, check=False)
+def worker(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cloud_train.worker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
 def test_the_worker_runs_an_attempt_as_a_provider_starts_it(launched: Launched) -> None:
@@ -69,6 +71,13 @@ def test_a_run_that_does_not_exist_is_an_error_without_a_traceback(tmp_path: Pat
     assert done.returncode == 6
     assert "no such file" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_vertex_a_store_that_does_not_answer_has_a_status_that_is_not_taken_for_a_crash(tmp_path: Path) -> None:
+    options = ("--store", str(tmp_path), "--run", "nothing", "--attempt", "1", "--record", RECORD, "--workspace", str(tmp_path / "work"))
+    done = worker(*options, "--platform", "vertex", CLOUD_ML_JOB_ID="1")
+    assert done.returncode == STORE_ON_VERTEX
+    assert "no such file" in done.stderr
 
 
 def test_a_run_record_that_is_damaged_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -13,6 +13,17 @@ from cloud_train.worker.ending import Stop
 from tests.worker.launching import RUN_ID, Launched
 
 
+@pytest.mark.parametrize(
+    "line", ["OSError: [Errno 30] Read-only file system: 'checkpoints'", "mkdir: cannot create directory 'out': Read-only file system"]
+)
+def test_a_program_that_writes_where_a_container_is_read_only_is_told_where_it_may(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log").write_text(f"{line}\n")
+    end = ending.of_program(1, False, tmp_path / "failure", tmp_path / "log")
+    assert end.message.startswith(
+        f"exit status 1: {line} (in a container, write into $CLOUD_TRAIN_CHECKPOINTS, $CLOUD_TRAIN_MODEL or /tmp)"
+    )
+
+
 def test_a_program_that_ends_well_has_succeeded(launched: Launched) -> None:
     launched.job("true")
     status = launched.run()
@@ -89,7 +100,7 @@ def test_the_last_line_is_found_at_the_end_of_a_huge_log(tmp_path: Path) -> None
         file.truncate(3 << 30)
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\r\n")
-    assert ending.last_line(log) == "the end"
+    assert ending.telling_line(log) == "the end"
 
 
 @pytest.mark.parametrize(
@@ -174,3 +185,48 @@ def test_a_secret_in_the_last_line_of_the_output_does_not_reach_the_status(launc
     launched.shell('echo "denied: $API_TOKEN"; exit 1', secrets=("API_TOKEN",))
     assert launched.run(environment={"API_TOKEN": "hunter2-hunter2"}).message == "exit status 1: denied: ***"
     assert "hunter2" not in launched.worker_log()
+
+
+def test_lines_of_metrics_that_were_not_understood_are_in_the_worker_s_log(launched: Launched) -> None:
+    launched.shell('echo \'{"step": 1, "loss": 0.5}\' > $CLOUD_TRAIN_METRICS; echo "loss: 0.4" >> $CLOUD_TRAIN_METRICS')
+    assert launched.run().cause is Cause.SUCCEEDED
+    assert "1 line of the metrics was not understood" in launched.worker_log()
+    assert "The first: loss: 0.4" in launched.worker_log()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("ValueError: the true reason\n\x1b[0m\x1b[?25h\n", "ValueError: the true reason"),
+        ("RuntimeError: CUDA error: assert\n" + "".join(f"\r{n}%|####| {n}/100" for n in range(40)), "RuntimeError: CUDA error: assert"),
+        (
+            "torch.cuda.OutOfMemoryError: CUDA out of memory.\nwandb: Synced 5 files\nwandb: Find logs at: ./run\n",
+            "torch.cuda.OutOfMemoryError: CUDA out of memory.",
+        ),
+        ("step 1\nstep 2\nno more data\n", "no more data"),
+        ("sh: 1: Segmentation fault\n\n", "sh: 1: Segmentation fault"),
+        ("an error: ignored\n" + "step\n" * 40 + "gave up\n", "gave up"),
+        ("\x1b]0;title\x07\x1b[31mKeyError\x1b[0m\n", "KeyError"),
+        ("10/10 ━━━━━━━━━━━━━━━━━━━━ 1s 2ms/step - loss: 0.1\n", "10/10 ━━━━━━━━━━━━━━━━━━━━ 1s 2ms/step - loss: 0.1"),
+        ("", ""),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_last_line_that_looks_like_an_error(tmp_path: Path, output: str, reason: str) -> None:
+    (tmp_path / "log").write_text(output, encoding="utf-8", newline="")
+    assert ending.telling_line(tmp_path / "log") == reason
+
+
+def test_what_has_another_name_than_a_checkpoint_is_named_once(launched: Launched) -> None:
+    launched.shell(
+        "cd $CLOUD_TRAIN_CHECKPOINTS; mkdir step-1 .half checkpoint-40; echo 1 > step-1/w; touch last.pt 'epoch=3-step=30.ckpt' step-7"
+    )
+    assert launched.run().cause is Cause.SUCCEEDED
+    said = [line for line in launched.worker_log().splitlines() if "not kept as checkpoints" in line]
+    assert len(said) == 1
+    assert "because of 4 names: 'checkpoint-40', 'epoch=3-step=30.ckpt', 'last.pt', …; a checkpoint is a folder step-<number>" in said[0]
+
+
+def test_a_program_with_checkpoints_alone_hears_nothing_of_names(launched: Launched) -> None:
+    launched.shell("mkdir $CLOUD_TRAIN_CHECKPOINTS/step-1; echo 1 > $CLOUD_TRAIN_CHECKPOINTS/step-1/w")
+    assert launched.run().cause is Cause.SUCCEEDED
+    assert "not kept" not in launched.worker_log()

@@ -292,3 +292,19 @@ def final_state() -> bytes:
     for number in range(1, 61):
         digest = hashlib.sha256(f"{digest} {number}".encode()).hexdigest()
     return json.dumps({"steps": list(range(1, 61)), "digest": digest}).encode()
+
+
+def test_a_checkpoint_of_another_framework_reaches_the_store_and_the_next_machine(tmp_path: Path, url: str, machine: Machine) -> None:
+    machine.shell(
+        "cd $CLOUD_TRAIN_CHECKPOINTS; mkdir -p a; cat a/epoch_3.pth last.pt $CLOUD_TRAIN_RESUME/last.pt; "
+        "echo three > a/epoch_3.pth; echo last > last.pt; exit 1"
+    )
+    assert machine.run() == Cause.FAILED.exit_code
+    assert folder_of(machine.store, "checkpoints/step-00000003") == {"a/epoch_3.pth": b"three\n", "last.pt": b"last\n"}
+    assert not machine.workspace.exists()
+    other = Machine(tmp_path / "other", url)
+    try:
+        other.run(2)
+        assert other.output(2) == b"three\nlast\nlast\n"
+    finally:
+        other.end()

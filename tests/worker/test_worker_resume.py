@@ -1,8 +1,11 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
+
+import pytest
 
 from cloud_train.run import layout
 from cloud_train.run.checkpoints import publish
@@ -46,6 +49,81 @@ def test_a_second_attempt_gets_the_newest_checkpoint(launched: Launched) -> None
     assert launched.run(attempt=2).resumed_step == 1200
     assert launched.output(2) == b"weights of 1200"
     assert "resuming from step 1200" in launched.worker_log(2)
+
+
+SAVES_BY_NAME = """
+import os
+from pathlib import Path
+checkpoints = Path(os.environ["CLOUD_TRAIN_CHECKPOINTS"])
+(checkpoints / ".new").mkdir()
+(checkpoints / ".new" / "weights").write_text("weights")
+(checkpoints / ".new").rename(checkpoints / f"step-{os.environ['CLOUD_TRAIN_ATTEMPT']}")
+"""
+SAVES_BY_API = """
+from cloud_train.worker.api import Run
+run = Run.from_environment()
+with run.checkpoint(run.attempt, fingerprint={"own": 1}) as folder:
+    (folder / "weights").write_text("weights")
+(run.model / "weights").write_text("weights")
+run.publish_model()
+"""
+SAVES_AS_OTHERS = """
+import os
+from pathlib import Path
+(Path(os.environ["CLOUD_TRAIN_CHECKPOINTS"]) / "epoch=0-step=1.ckpt").write_bytes(b"PK\\5\\6" + bytes(18))
+"""
+
+
+@pytest.mark.parametrize("code", [SAVES_BY_NAME, SAVES_BY_API, SAVES_AS_OTHERS], ids=["by name", "by the API", "as others"])
+def test_a_script_s_checkpoint_names_its_code_and_other_code_is_noted(launched: Launched, code: str) -> None:
+    launched.python(code)
+    launched.run()
+    [manifest] = (launched.directory / "checkpoints").glob("*/manifest.json")
+    recorded = json.loads(manifest.read_text())["fingerprint"]["code"]
+    assert recorded["files"] == {"program.py": hashlib.sha256(code.encode()).hexdigest()}
+    launched.run(attempt=2)
+    assert "the code differs" not in launched.worker_log(2)
+    (launched.work / "new.py").write_text("")  # which a program may have written
+    (launched.work / "program.py").write_text(f"{code}# changed")
+    launched.run(attempt=3)
+    assert re.search(r"the code differs from that of checkpoint step-0*[12] of attempt [12]: program\.py\n", launched.worker_log(3))
+    if code == SAVES_BY_API:
+        model = json.loads((launched.directory / "model" / "manifest.json").read_text())["fingerprint"]["code"]
+        assert set(model["files"]) == {"program.py", "new.py"}
+        assert json.loads(manifest_of(launched, 3).read_text())["fingerprint"]["own"] == 1
+
+
+def manifest_of(launched: Launched, attempt: int) -> Path:
+    return max((launched.directory / f"checkpoints-{attempt}").glob("step-*/manifest.json"))
+
+
+def test_a_store_and_a_job_file_beside_the_code_are_no_code(launched: Launched) -> None:
+    launched.work = launched.store
+    launched.store.mkdir(exist_ok=True)
+    launched.python(SAVES_BY_NAME)
+    launched.run()
+    [manifest] = (launched.directory / "checkpoints").glob("*/manifest.json")
+    assert list(json.loads(manifest.read_text())["fingerprint"]["code"]["files"]) == ["program.py"]
+
+
+def test_the_code_in_an_image_is_what_the_run_recorded(launched: Launched) -> None:
+    launched.python(SAVES_BY_NAME)
+    path = launched.directory / layout.RUN
+    record = json.loads(path.read_text())
+    record["plan"]["image"] = "registry.example/job@sha256:00"
+    record["provenance"]["code"] = {"sha256": "ab" * 32, "commit": "cd" * 20, "is_modified": True, "files": {"train.py": "ef" * 32}}
+    path.write_text(json.dumps(record))
+    launched.run()
+    [manifest] = (launched.directory / "checkpoints").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["fingerprint"]["code"] == record["provenance"]["code"]
+    record["provenance"]["code"] = {"sha256": "00" * 32, "commit": "12" * 20, "is_modified": False, "files": {"train.py": "ef" * 32}}
+    path.write_text(json.dumps(record))
+    launched.run(attempt=2)
+    assert "the code differs" not in launched.worker_log(2), "no file of it does"
+    record["provenance"]["code"] |= {"sha256": "11" * 32, "files": {}}
+    path.write_text(json.dumps(record))
+    launched.run(attempt=3)
+    assert "of attempt 2: train.py is missing\n" in launched.worker_log(3)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_journal_says_why(launched: Launched) -> None:

@@ -40,3 +40,20 @@ def test_the_program_is_told_on_which_cloud_it_runs_whatever_the_job_says(launch
     launched.python(f"import os; print(os.environ[{contract.PLATFORM!r}])", environment={contract.PLATFORM: ""})
     launched.start_by_command_line("--platform", "azureml").wait(60)
     assert launched.output() == b"azureml\n"
+
+
+@pytest.mark.parametrize("word", ["python", "python3"])
+@pytest.mark.parametrize("in_shell", [False, True])
+def test_python_is_the_interpreter_of_the_worker_where_path_has_none(launched: Launched, word: str, in_shell: bool) -> None:
+    (launched.work / "program.py").write_text("import sys; print(sys.executable)")
+    launched.job(*(("/bin/sh", "-c", f"{word} program.py") if in_shell else (word, "program.py")))
+    assert launched.run(environment={"PATH": str(launched.home)}).state is State.SUCCEEDED
+    assert launched.output().decode() == f"{sys.executable}\n"
+
+
+def test_the_python_of_path_comes_first(launched: Launched) -> None:
+    (launched.home / "python").write_text("#!/bin/sh\necho mine\n")
+    (launched.home / "python").chmod(0o755)
+    launched.job("python", "program.py")
+    launched.run(environment={"PATH": f"{launched.home}:/usr/bin:/bin"})
+    assert launched.output() == b"mine\n"

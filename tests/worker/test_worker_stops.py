@@ -184,6 +184,7 @@ def test_a_guard_that_is_killed_is_replaced_so_that_the_program_still_ends_with_
     launched.shell("echo ready; exec sleep 100")
     worker = psutil.Process(launched.start().pid)
     launched.says(b"ready")
+    wait_until(lambda: "sleep" in [child.name() for child in worker.children()], "the shell has become the program")
     program, guard = sorted(worker.children(), key=lambda child: child.name() != "sleep")
     guard.kill()
     wait_until(lambda: any(child not in (program, guard) for child in worker.children()), "there is another guard")

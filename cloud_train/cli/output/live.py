@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.cli.errors import Failure, show
 from cloud_train.cli.output import words
-from cloud_train.cli.output.runs import command_list, epoch_shown, metrics_line, next_steps
+from cloud_train.cli.output.runs import command_list, epoch_shown, metrics_line, next_steps, saved_by, saved_nothing
 from cloud_train.cli.output.terminal import (
     Painter,
     ProgramOutput,
@@ -202,7 +202,7 @@ def watch(run: Run, as_json: bool) -> int:
     if as_json:
         say_json({**last.view.to_json(), "metrics": last.latest})
     else:
-        _show_result(last, paint)
+        _show_result(run, last, paint)
     return (last.view.cause or Cause.UNKNOWN).exit_code
 
 
@@ -220,8 +220,8 @@ def _follow(run: Run, live: LiveLine | None) -> "Progress":
     return last
 
 
-def _show_result(last: "Progress", paint: Painter) -> None:
-    run = last.view
+def _show_result(followed: Run, last: "Progress", paint: Painter) -> None:
+    run, artifacts = last.view, saved_by(followed)
     took = run.duration(time.time())
     say(f"{paint(run.run_id, 'bold')} {state(run.state.value, paint)}" + (f" in {words.duration(took)}" if took is not None else ""))
     if run.cause is not None and run.cause is not Cause.SUCCEEDED:
@@ -230,4 +230,6 @@ def _show_result(last: "Progress", paint: Painter) -> None:
             say(clean_lines(run.message))
     if line := metrics_line(last.latest):
         say(line)
-    say(command_list(next_steps(run, bool(last.latest)), paint))
+    for hint in filter(None, (last.rejected, saved_nothing(run, artifacts))):
+        say(clean(hint))
+    say(command_list(next_steps(run, bool(last.latest), artifacts=artifacts), paint))

@@ -4,7 +4,9 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
+from typing import Any
 
 from cloud_train.cli.output import words
 from cloud_train.cli.output.terminal import Painter, clean
@@ -16,6 +18,8 @@ _COLUMNS = 100
 _CHARACTERS = 4_000_000
 """Approximate limit on a table of epochs, in characters: about 40,000 rows of the usual metrics."""
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
+_COLUMNS_OF_A_TICK, _ROWS_OF_A_TICK = 12, 3
+"""Room for each tick of an axis, in characters and lines."""
 _SLICES = 4
 """Slices of a line in each column of a plot, in which a few of its points are drawn."""
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
@@ -91,12 +95,16 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
     figure.canvas("default")
     figure.plot_size(max(columns, 30), rows)
     legend = []
+    drawn_steps: list[int] = []
+    drawn_values: list[float] = []
     splits = list(dict.fromkeys(point.split for point in points))
     for split, (marker, look, colour) in zip(splits, _LOOKS, strict=False):
         curve = [(point.step, point.value) for point in points if point.split == split and point.value is not None]
         if not curve:
             continue
         steps, values = zip(*_visible(curve, columns, rows, is_line=marker == "hd"), strict=True)
+        drawn_steps += (min(steps), max(steps))
+        drawn_values += (min(values), max(values))
         # plotext cannot colorize "hd", which stands for many characters; it gets the theme's first colour.
         coloured = paint.enabled and marker != "hd"
         signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
@@ -106,11 +114,56 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
         legend.append(f"{look} {split}")
     if not legend:
         return f"{clean(name)}: no finite value"
+    _round_axes(figure, drawn_steps, drawn_values, columns, rows)
     figure.title(f"{clean(name)}   {'   '.join(clean(part) for part in legend)}")
     figure.label("step", "x")
     drawn: str = figure.build().string()
     lines = paint.drawing(drawn).rstrip("\n").split("\n")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _round_axes(figure: Any, steps: Sequence[int], values: Sequence[float], columns: int, rows: int) -> None:
+    """Put the ticks at round numbers: plotext divides the range into equal parts, wherever they fall."""
+    for axis, drawn, most in (("x", steps, columns // _COLUMNS_OF_A_TICK), ("y", values, rows // _ROWS_OF_A_TICK)):
+        low, high = min(drawn), max(drawn)
+        if ticks := round_ticks(low, high, most, whole=axis == "x"):
+            # The limits too: plotext would take those of the ticks, and cut off the rest.
+            figure.ruler(axis).ticks(ticks, tick_labels(ticks)).lim(low, high)
+
+
+def round_ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+    """The round numbers from ``low`` to ``high``, at most ``most`` and at least two: multiples of 1, 2, 2.5 or 5 times a power of ten.
+
+    Their distance is the smallest such number that is wide enough, as in matplotlib's ``MaxNLocator``. With ``whole``, all are whole
+    numbers. Empty if there are no two of them, as in a range without extent.
+    """
+    width = high / 2 - low / 2  # halves, because the difference may be too large for a float
+    if not 0 < width < math.inf:
+        return []
+    power = math.floor(math.log10(width)) - math.ceil(math.log10(max(2, most)))
+    for exponent in range(power - 1, power + 5):
+        for digits in (10, 20, 25, 50):
+            ticks = _multiples(low, high, Fraction(digits, 10) * Fraction(10) ** exponent, most, whole)
+            if ticks:
+                return ticks if len(ticks) > 1 else []
+    return []
+
+
+def _multiples(low: float, high: float, step: Fraction, most: int, whole: bool) -> list[float]:
+    """The multiples of ``step`` in the range; empty if there are more than ``most``, or if they should be whole and are not."""
+    first, last = math.ceil(Fraction(repr(low)) / step), math.floor(Fraction(repr(high)) / step)  # 0.3 as written
+    if last - first >= most or (whole and step.denominator > 1):
+        return []
+    return [float(number * step) for number in range(first, last + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """The ticks as text, with as many decimals as the longest needs: ``0.00``, ``0.25``, ``0.50``; very small or large as ``2e-05``."""
+    largest = max(map(abs, ticks))
+    if not 1e-4 <= largest < 1e7:
+        return [f"{tick:.6g}" for tick in ticks]
+    decimals = max(len(f"{tick:.10f}".rstrip("0").partition(".")[2]) for tick in ticks)
+    return [f"{tick:,.{decimals}f}" for tick in ticks]
 
 
 def _visible(curve: Curve, columns: int, rows: int, *, is_line: bool) -> Curve:

@@ -10,6 +10,7 @@ from typing import Any
 from cloud_train.cli.output import words
 from cloud_train.cli.output.terminal import Painter, clean
 from cloud_train.cli.output.words import pairs, table
+from cloud_train.environment import QUIET_THREADS
 from cloud_train.job.checks import ignored_fields
 from cloud_train.run.plan import Plan
 from cloud_train.spec.facts import UNKNOWN, DataFacts
@@ -78,9 +79,15 @@ def _place(plan: Plan, paint: Painter, console: str) -> str:
         *([("data", clean(program.data))] if program.data else []),
         ("store", clean(plan.store)),
         *([("console", console)] if console else []),
+        *([("threads", _threads(plan.threads))] if plan.threads else []),
         ("stopped after", words.duration(program.duration_seconds) if program.duration_seconds else "no limit"),
     ]
     return pairs(rows, paint, indent="  ")
+
+
+def _threads(settings: Mapping[str, str]) -> str:
+    shown = clean(", ".join(f"{name}={value}" for name, value in settings.items()))
+    return f"{shown}: waiting threads soon leave their cores to other programs" if settings == QUIET_THREADS else shown
 
 
 def _model(plan: Plan, paint: Painter) -> str:
@@ -101,8 +108,13 @@ def _training(plan: Plan, paint: Painter) -> str:
     if data is not None:
         with plugin_code(job.data, "fails in sample_rows"):
             rows += [(name, clean(value)) for name, value in job.data.sample_rows(data)]
+    if plan.start is not None:
+        how = "downloaded when the run starts" if plan.start.is_on_web else "copied into the run directory"
+        rows.append(("starts from", f"{clean(plan.start.source)}, SHA-256 {plan.start.weights.sha256[:12]}…, {how}"))
     rows.append(("samples", _samples(data)))
     rows.append(("steps", _steps(plan)))
+    if job.train.delivers_best:
+        rows.append(("model", f"the best one, by {job.best.metric or 'validation/accuracy'}"))
     processes = job.resources.processes * job.resources.nodes
     if processes > 1:
         rows.append(("processes", f"{processes}, sharing each step's batch of {job.train.batch_size:,}"))
@@ -114,7 +126,8 @@ def _training(plan: Plan, paint: Painter) -> str:
 def _samples(data: DataFacts | None) -> str:
     if data is None or data.train_samples is None or data.validation_samples is None:
         return UNKNOWN
-    return f"{data.train_samples:,} for training, {data.validation_samples:,} for validation"
+    tested = f", {data.test_samples:,} for a test at the end" if data.test_samples else ""
+    return f"{data.train_samples:,} for training, {data.validation_samples:,} for validation{tested}"
 
 
 def _steps(plan: Plan) -> str:

@@ -14,6 +14,7 @@ sequences (OSC), other cursor moves, device control strings (DCS), C1 controls, 
 """
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -21,6 +22,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, TextIO
+
+from cloud_train.errors import StoreError
 
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 UNSAFE = (
@@ -45,6 +48,9 @@ _ENDS_COLOUR = re.compile(r"\x1b\[[0;:]*m")
 
 
 _ITEMS_AT_ONCE = 1000
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""The error numbers of a full disk."""
 
 
 class OutputClosedError(Exception):
@@ -163,16 +169,24 @@ def write_bytes(data: bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        raise OutputClosedError from error
+    except OSError as error:
+        raise _unwritten(sys.stdout, error) from error
 
 
 def _write(stream: TextIO, text: str, before: str = "") -> None:
     try:
         stream.write(before + finished(text))
         stream.flush()
-    except BrokenPipeError as error:
-        raise OutputClosedError from error
+    except OSError as error:
+        raise _unwritten(stream, error) from error
+
+
+def _unwritten(stream: TextIO, error: OSError) -> Exception:
+    if isinstance(error, BrokenPipeError):
+        return OutputClosedError()
+    name = "standard output" if stream is sys.stdout else "standard error"
+    hint = "free some space on that disk, then retry" if error.errno in FULL else "redirect it to a file or to /dev/null"
+    return StoreError(f"cannot write to {name}: {(error.strerror or str(error)).lower()}", hint=hint)
 
 
 def _finite(data: Any) -> Any:

@@ -18,7 +18,7 @@ def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: Checkp
       cloud-train fetch-model
       cloud-train fetch-model digits-cnn --to model --checkpoint best
     """
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     with copy_progress(as_json, RERUN) as report:
         model = chosen.fetch_model(to, checkpoint=checkpoint, report=report)
     if as_json:

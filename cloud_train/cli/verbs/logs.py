@@ -45,7 +45,7 @@ def logs(
       cloud-train logs digits-cnn --tail 100
       cloud-train logs digits-cnn --attempt 1 > first.log
     """
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     pieces = chosen.log_bytes(attempt=attempt, node=node, tail=tail, follow=follow, record=not as_json)
     try:
         _show_log(chosen, pieces, attempt, node, raw=raw, as_json=as_json)

@@ -9,6 +9,7 @@ import typer
 
 from cloud_train.cli.options import JsonOption, RunArgument, open_client
 from cloud_train.cli.output.metrics import metrics_table, plots
+from cloud_train.cli.output.runs import saved_by, saved_nothing
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json_list
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
@@ -38,7 +39,7 @@ def metrics(
     """
     if plot and as_json:
         raise UsageError("--plot and --json cannot be combined; choose one")
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     if as_json:
         if name:
             _named(chosen.metrics(thin=True), name, chosen.id)  # a name that the run does not have is an error before anything is printed
@@ -50,6 +51,9 @@ def metrics(
     if has_ended:  # perhaps only now, after its last metrics
         points = _named(chosen.metrics(thin=True), name or [], chosen.id)
     if not points:
+        saved = saved_by(chosen)
+        if saved and not saved.directory:
+            raise NotFoundError(saved_nothing(chosen.view, saved))
         say_aside(f"{chosen.id} ended without writing metrics" if has_ended else f"{chosen.id} has written no metrics yet")
         return 0
     if plot:

@@ -43,7 +43,7 @@ def predict(
             "no input, or several kinds of it; give either image files, lines of text with --text, or a prompt with --prompt",
             hint="see: cloud-train predict --help",
         )
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     if images or text:
         predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)
         _show_predictions(chosen.id, predictions, "file" if images else "text", as_json)

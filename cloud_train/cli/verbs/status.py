@@ -5,14 +5,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.cli.options import JsonOption, RunArgument, open_client
-from cloud_train.cli.output.runs import command_list, next_steps, run_details
+from cloud_train.cli.output.runs import command_list, next_steps, run_details, saved_by, saved_nothing
 from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say, say_json
 from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
-    from cloud_train import Progress
+    from cloud_train import GivenValues, Progress
 
 _LOG_LINES = 10
 _LOG_BYTES = 16_384
@@ -22,6 +22,8 @@ _LINE_CHARACTERS = 400
 def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     """Show one run: its state, why it ended, and what to do next.
 
+    The values of its job that differ from the defaults are shown, and separately those of `submit --set` and of `resume --set`.
+
     For a run that did not succeed, the last lines of its output are shown. If the run has ended since the last check, that is recorded, and
     whatever it left at its provider is cleaned up; with --json nothing is changed.
 
@@ -29,17 +31,22 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
       cloud-train status
       cloud-train status digits-cnn --json
     """
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     progress = chosen.progress(record=not as_json)
     log = _last_lines(chosen)
-    steps = next_steps(progress.view, bool(progress.latest), chosen.url)
+    artifacts = saved_by(chosen)
+    steps = next_steps(progress.view, bool(progress.latest), chosen.url, artifacts)
+    given = _given(chosen)
     if as_json:
-        say_json(_status_json(progress, log, steps, chosen.console_url))
+        of_job = {"values": given.values, "set": given.set} if given else {"values": None, "set": None}
+        say_json(_status_json(progress, log, steps, chosen.console_url) | of_job | {"artifacts": artifacts and vars(artifacts)})
         return 0
     paint = Painter.of(sys.stdout)
-    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint, console=chosen.console_url))
+    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint, console=chosen.console_url, given=given, saved=artifacts))
     if log:
         say("\n" + paint("the last lines of its log", "dim") + "\n" + "\n".join(f"  {line}" for line in log))
+    if hint := saved_nothing(progress.view, artifacts):
+        say("\n" + hint)
     say("\n" + command_list(steps, paint))
     return 0
 
@@ -54,10 +61,21 @@ def _status_json(progress: "Progress", log: list[str], steps: list[tuple[str, st
         "steps_per_second": progress.steps_per_second,
         "eta_seconds": progress.eta_seconds,
         "metrics": progress.latest,
+        "changes": list(progress.changes),
+        "starts_from": progress.starts_from,
+        "rejected_metrics": progress.rejected or None,
         "log": log,
         "console": console,
         "next": [command for command, _ in steps],
     }
+
+
+def _given(run: Run) -> "GivenValues | None":
+    """The values that the run was given; None if its store cannot be read now."""
+    try:
+        return run.given()
+    except CloudTrainError:
+        return None
 
 
 def _last_lines(run: Run) -> list[str]:

@@ -18,7 +18,7 @@ def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = Fal
       cloud-train sync
       cloud-train sync digits-cnn --to backup/digits
     """
-    chosen = open_client(as_json).run(run)
+    chosen = open_client(as_json).run(run, latest=True)
     with copy_progress(as_json, RERUN) as report:
         result = chosen.sync(to, report=report)
     if as_json:

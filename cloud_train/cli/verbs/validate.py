@@ -22,6 +22,8 @@ def validate(
 ) -> int:
     """Check job files and report every mistake with its position.
 
+    Notes tell what of the data on this machine would not be read.
+
     Exits with 0 if every file is valid, with 3 if one is not, and with 4 if one does not exist.
 
     Examples:
@@ -29,16 +31,18 @@ def validate(
       cloud-train validate jobs/*.yaml --json
     """
     failures: dict[Path, errors.Failure | None] = {}
+    remarks: dict[Path, tuple[str, ...]] = {}
     for job in jobs:
         try:
-            load_job(job, overrides or (), load_config(find_config(config, job.parent)) if config else None)
-            failures[job] = None
+            loaded = load_job(job, overrides or (), load_config(find_config(config, job.parent)) if config else None)
+            failures[job], remarks[job] = None, loaded.data.remarks if loaded.data else ()
         except (JobError, NotFoundError) as error:
             failures[job] = errors.explain(error)
     wrong = [failure for failure in failures.values() if failure]
     if as_json:
         files = [
-            {"file": str(job), "valid": failure is None, "error": failure and errors.to_json(failure)} for job, failure in failures.items()
+            {"file": str(job), "valid": failure is None, "error": failure and errors.to_json(failure), "notes": list(remarks.get(job, ()))}
+            for job, failure in failures.items()
         ]
         say_json({"valid": not wrong, "files": files})
     else:
@@ -46,6 +50,8 @@ def validate(
         for job, failure in failures.items():
             if failure is None:
                 say(f"{clean(str(job))}: {paint('valid', 'green')}")
+                for remark in remarks[job]:
+                    say(f"  note: {clean(remark)}")
             else:
                 errors.show(failure, as_json=False)
     return wrong[0].exit_code if wrong else 0

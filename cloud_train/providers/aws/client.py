@@ -66,7 +66,7 @@ _REFUSALS = (
     (r"does not grant ecr:|ecr:BatchGetImage", "let aws.role pull from aws.repository: docs/clouds/aws.md has its policy"),
 )
 """Patterns in SageMaker's refusals of a request → the next step. Sources: docs/clouds/evidence.md."""
-_SILENT = "AWS gives no reason; it is known to do so for a disk larger than the machine has (aws.volume)"
+_SILENT = "AWS gave no reason; a known cause is an aws.volume that is larger than the machine's disk"
 _QUOTA = re.compile(r"'([^']+ for [^']+)'")
 _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
 

@@ -46,7 +46,7 @@ def diagnose(aws: Aws, settings: Mapping[str, Any], store: str | None) -> Iterat
 
 
 def diagnose_job(aws: Aws, region: str, machine: str, nodes: int, *, is_spot: bool) -> Iterator[Diagnosis]:
-    """Check the quota for the very machines of a job."""
+    """Check the quota for the exact machines of a job."""
     yield looked("quota", lambda: _quota(aws, region, machine, nodes, is_spot=is_spot))
 
 
@@ -135,7 +135,7 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
 
 
 def _costs(aws: Aws, region: str, settings: Mapping[str, Any]) -> Iterator[Diagnosis]:
-    """What costs money every month although no job runs. A missing permission is no obstacle to a run."""
+    """Findings on costs that recur every month even when no job runs. A missing permission does not prevent a run."""
     yield _optional("log retention", lambda: _retention(aws, region))
     repository = str(settings.get("repository") or "")
     if registry := registry_of(repository):
@@ -154,11 +154,11 @@ def _retention(aws: Aws, region: str) -> Diagnosis:
     answer = with_field("AWS", "logGroups", aws.ask("logs", region, "describe_log_groups", logGroupNamePrefix=LOG_GROUP))
     group = next((each for each in answer["logGroups"] if each["logGroupName"] == LOG_GROUP), None)
     if group is None:
-        return Diagnosis("log retention", "ok", f"{LOG_GROUP} does not exist yet; {_COSTS} to limit how long it keeps logs")
+        return Diagnosis("log retention", "ok", f"{LOG_GROUP} does not exist yet; to limit how long it keeps logs, {_COSTS}")
     if days := group.get("retentionInDays"):
         return Diagnosis("log retention", "ok", f"{LOG_GROUP} keeps logs for {days} days")
     remedy = f"aws logs put-retention-policy --log-group-name {LOG_GROUP} --retention-in-days 30 --region {region}"
-    return Diagnosis("log retention", "warning", f"{LOG_GROUP} keeps logs, and bills them, for ever", remedy)
+    return Diagnosis("log retention", "warning", f"{LOG_GROUP} keeps logs forever, and AWS bills them", remedy)
 
 
 def _lifecycle(aws: Aws, registry: tuple[str, str], name: str) -> Diagnosis:
@@ -167,7 +167,7 @@ def _lifecycle(aws: Aws, registry: tuple[str, str], name: str) -> Diagnosis:
     except MissingError as error:
         if "Lifecycle" not in error.reason:  # the repository itself is missing, which is another finding
             return Diagnosis("image lifecycle", "ok", f"{name} does not exist yet")
-        detail = f"{name} has no lifecycle policy: every image is kept, and billed, for ever"
+        detail = f"{name} has no lifecycle policy: every image is kept and billed forever"
         return Diagnosis("image lifecycle", "warning", detail, _COSTS)
     return Diagnosis("image lifecycle", "ok", f"{name} has a lifecycle policy")
 
@@ -179,10 +179,12 @@ def _leftover_secrets(aws: Aws, region: str) -> Diagnosis:
     longest_ago = datetime.now(UTC) - timedelta(days=_LONGEST_JOB_DAYS)
     old = [each["Name"] for each in answer["SecretList"] if each["Name"].startswith(SECRETS) and each["CreatedDate"] < longest_ago]
     if not old:
-        return Diagnosis("secrets", "ok", "none is left of an ended job")
+        return Diagnosis("secrets", "ok", "no ended job has left one behind")
     remedy = f"aws secretsmanager delete-secret --region {region} --force-delete-without-recovery --secret-id {old[0]}"
-    several = f"{len(old)} secrets are left of ended jobs" if len(old) > 1 else "a secret is left of an ended job"
-    return Diagnosis("secrets", "warning", f"{several}, and cost money every month: {', '.join(old[:_SHOWN])}", remedy)
+    several = (
+        f"{len(old)} secrets of ended jobs still exist and cost" if len(old) > 1 else "a secret of an ended job still exists and costs"
+    )
+    return Diagnosis("secrets", "warning", f"{several} money every month: {', '.join(old[:_SHOWN])}", remedy)
 
 
 def _any_quota(aws: Aws, region: str, machine: str) -> Diagnosis:
@@ -199,7 +201,7 @@ def _any_quota(aws: Aws, region: str, machine: str) -> Diagnosis:
 
 
 def _quota(aws: Aws, region: str, machine: str, nodes: int, *, is_spot: bool) -> Diagnosis:
-    """Whether the quota allows so many machines at once. Machines of other jobs count too, and are not known."""
+    """Whether the quota allows this many machines at once. Machines of other jobs count too, but are unknown."""
     kind = "spot" if is_spot else "on demand"
     wanted = f"{nodes} × {machine} {kind}"
     try:
@@ -207,7 +209,7 @@ def _quota(aws: Aws, region: str, machine: str, nodes: int, *, is_spot: bool) ->
     except ProviderError as error:
         return Diagnosis("quota", "warning", f"cannot check the quota for {wanted}: {error.message}", error.hint or "")
     if found is None:
-        return Diagnosis("quota", "warning", f"Service Quotas names none for {machine} {kind} in {region}", "check the machine's name")
+        return Diagnosis("quota", "warning", f"Service Quotas lists no quota for {machine} {kind} in {region}", "check the machine's name")
     if found < nodes:
         name = _quota_names(machine)[kind]
         remedy = f"request {nodes} under Service Quotas, Amazon SageMaker, '{name}', or choose another aws.machine or aws.region"

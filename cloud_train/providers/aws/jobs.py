@@ -19,7 +19,7 @@ _PAGE = 100
 """Jobs per page of a listing: SageMaker's maximum."""
 _MOST_LOG_BYTES = 16 << 20
 """The most log to read in one call; the next call continues from the cursor."""
-_DRAWN = re.compile(r"-(\d{6}-\d{6})-[0-9a-z]{4}")
+_RUN_TIME = re.compile(r"-(\d{6}-\d{6})-[0-9a-z]{4}")
 _LONGEST_NAME = 63
 
 
@@ -91,7 +91,7 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
         yield from answer["TrainingJobSummaries"]
         wanted -= {job["TrainingJobName"] for job in answer["TrainingJobSummaries"]}
         token = answer.get("NextToken")
-        if not token or token == more.get("NextToken"):  # a repeated token would return the same page for ever
+        if not token or token == more.get("NextToken"):  # a repeated token would return the same page forever
             return
         more["NextToken"] = token
 
@@ -102,9 +102,9 @@ def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
     names = [str(handle.reference["job"]) for handle in handles]
     if begin := "".join(first for first, last in takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))):
         narrow["NameContains"] = begin[:_LONGEST_NAME]
-    drawn = [match[1] for handle in handles if (match := _DRAWN.search(handle.run_id))]
-    if len(drawn) == len(handles):
-        narrow["CreationTimeAfter"] = datetime.strptime(min(drawn), "%y%m%d-%H%M%S").replace(tzinfo=UTC) - timedelta(days=1)
+    times = [match[1] for handle in handles if (match := _RUN_TIME.search(handle.run_id))]
+    if len(times) == len(handles):
+        narrow["CreationTimeAfter"] = datetime.strptime(min(times), "%y%m%d-%H%M%S").replace(tzinfo=UTC) - timedelta(days=1)
     return narrow
 
 
@@ -136,7 +136,7 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
 def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
     """The log streams with this prefix, oldest first; a replacement machine begins a new stream."""
     more: dict[str, str] = {}
-    asked: set[str | None] = set()  # a repeated token would loop for ever
+    asked: set[str | None] = set()  # a repeated token would loop forever
     while more.get("nextToken") not in asked:
         asked.add(more.get("nextToken"))
         query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}

@@ -46,12 +46,12 @@ class SageMakerProvider(CloudProvider[Aws]):
         return list(problems_of(request))
 
     def remarks(self, plan: "Plan") -> Iterator[str]:
-        """Accelerators that are not used, and a machine that SageMaker would start for nothing."""
+        """Accelerators that are not used, and a machine that SageMaker would start in vain."""
         yield from super().remarks(plan)
         if plan.job.resources.spot and not plan.program.retries(Cause.PREEMPTED, 1):
             yield (
-                "resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one, where the worker ends"
-                " at once; set retry.attempts to 2 or more, and the run continues there from its newest checkpoint"
+                "resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one, on which the worker"
+                " exits at once; set retry.attempts to 2 or more, so that the run continues there from its newest checkpoint"
             )
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
@@ -95,7 +95,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return login(self._aws, settings)
 
     def console_url(self, about: Handle | Request) -> str | None:
-        """The job's page in SageMaker's console; known before the job exists, because its name is ours."""
+        """The job's page in SageMaker's console; known before the job exists, because cloud-train chooses its name."""
         where = about.reference if isinstance(about, Handle) else _reference(about)
         return console_url(where["region"], where["job"]) if where["region"] else None
 

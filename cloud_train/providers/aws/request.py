@@ -30,8 +30,9 @@ _OWN = (
     "AlgorithmSpecification.ContainerEntrypoint",
     "AlgorithmSpecification.ContainerArguments",
     "Tags",
+    "ResourceConfig.InstanceCount",
 )
-"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
+"""Fields that the setting ``request`` may not change; tags and the number of nodes have settings of their own."""
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
@@ -41,8 +42,10 @@ SECRETS = "cloud-train/"
 """Begins the names of the jobs' secrets."""
 _CONSOLES = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
 """Partition → the host of its console, where that does not begin with the region."""
+_DOMAINS = {"aws-cn": "amazonaws.com.cn", "aws-eusc": "amazonaws.eu"}
+"""Partition → the domain of its registries, where that is not amazonaws.com (botocore's endpoints.json, ``dnsSuffix``)."""
 _NO_ROLE = f"{DEFINITION}: RoleArn is missing"
-"""A problem that is reported in other words, with its setting."""
+"""A problem that is reported in our own words, with its setting."""
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """A store's URL that is valid as the value of a tag."""
 _SETTINGS = {
@@ -72,8 +75,11 @@ def secret_name(job: str) -> str:
 
 def registry_of(repository: str) -> tuple[str, str] | None:
     """Account and region of a repository of Amazon ECR; None for any other."""
-    match = ECR.hosts.fullmatch(repository.partition("/")[0])
-    return (match[1], match[2]) if match and forms.has_form(forms.AWS_REGION, match[2]) else None
+    match = ECR.hosts.fullmatch(host := repository.partition("/")[0])
+    if match is None or not forms.has_form(forms.AWS_REGION, match[2]):
+        return None
+    domain = _DOMAINS.get(partition_of(match[2]) or "aws", "amazonaws.com")
+    return (match[1], match[2]) if host.endswith(f".{match[2]}.{domain}") else None
 
 
 def region_of(settings: Mapping[str, Any]) -> str | None:
@@ -119,6 +125,8 @@ def _unsupported(plan: "Plan") -> Iterator[str]:
             f"limits.grace: {plan.program.grace_seconds:g} s exceeds the {_MOST_GRACE_SECONDS} s that a program has on SageMaker,"
             " which kills the container 120 s after SIGTERM"
         )
+    if plan.provider_settings.get("registry_credentials") and not plan.provider_settings.get("private_registry"):
+        yield "aws.registry_credentials: only for a registry of your own; set aws.private_registry to true, or leave it out"
     if (platform := plan.provider_settings.get("platform", _PLATFORM)) != _PLATFORM:
         yield f"aws.platform: {platform} is not supported; SageMaker's training machines are {_PLATFORM}"
 
@@ -213,13 +221,13 @@ def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
 
 
 def _foreign_machine(plan: "Plan", name: str) -> Iterator[str]:
-    """Why nothing of ours runs on a machine whose processors or accelerators are of another kind."""
+    """Why cloud-train's images or trainers cannot use a machine's processors or accelerators."""
     from cloud_train.networks.base import ScriptModel
 
     if name.startswith("ml.p6e-"):
-        yield f"aws.machine: {name} has Arm processors, and images for SageMaker are {_PLATFORM}"
+        yield f"aws.machine: {name} has Arm processors, but images for SageMaker are {_PLATFORM}"
     elif name.startswith("ml.trn") and not isinstance(plan.job.model, ScriptModel):
-        yield f"aws.machine: {name} has AWS Trainium, which the built-in trainers cannot use; use a machine with NVIDIA's GPUs"
+        yield f"aws.machine: {name} has AWS Trainium, which the built-in trainers cannot use; use a machine with NVIDIA GPUs"
 
 
 def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
@@ -310,7 +318,7 @@ def _image_problems(algorithm: Mapping[str, Any], region: str | None) -> Iterato
     # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
     elif registry is None and not is_loopback(image.partition("/")[0]):
         yield (
-            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from by itself;"
+            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from directly;"
             f" use one such as {ECR.example}, or set aws.private_registry"
         )
     elif registry is not None and registry[1] != region:

@@ -31,12 +31,13 @@ _KEY = re.compile(rf"{_KEY_ID}|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:key/{_K
 """Model, VolumeKmsKeyId: a key's ID or its ARN, and no alias."""
 _OUTPUT_KEY = re.compile(rf"{_KEY.pattern}|(?:arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:)?alias/[A-Za-z0-9/_-]+")
 """Model, OutputDataConfig.KmsKeyId."""
+_ARN_OF_A_KEY = re.compile(r"arn:[a-z-]+:kms:(?P<region>[a-z0-9-]+):")
 _PLACEHOLDERS = re.compile(r"\b(?:111122223333|444455556666|000000000000)\b|\byour-|\bexample-bucket\b", re.IGNORECASE)
 """Placeholder accounts and names from AWS's documentation and from configs/aws.yaml."""
 
 
 def regional_problems(region: str | None) -> Iterator[str]:
-    """What is wrong with the setting ``region``."""
+    """Problems with the setting ``region``."""
     if not region:
         yield "aws.region: not set, and aws.repository does not imply one; set it in the config file, such as eu-west-1"
     elif not forms.has_form(forms.AWS_REGION, region):
@@ -62,7 +63,7 @@ def _regions() -> dict[str, list[str]]:
 
 
 def job_problems(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
-    """What SageMaker would refuse in a body of CreateTrainingJob, or accept and never carry out, each with the setting."""
+    """Problems in a body of CreateTrainingJob that SageMaker would refuse, or accept but never run, each with the setting."""
     yield from _time(body)
     yield from _machines(body.get("ResourceConfig", {}))
     yield from _keys(body, region)
@@ -96,7 +97,9 @@ def _time(body: Mapping[str, Any]) -> Iterator[str]:
 
 def _machines(resources: Mapping[str, Any]) -> Iterator[str]:
     machine, volume = str(resources.get("InstanceType", "")), resources.get("VolumeSizeInGB", 1)
-    if not machine and not resources.get("InstanceGroups") and not resources.get("InstancePreferences"):
+    if resources.get("InstanceGroups"):
+        yield "aws.request: ResourceConfig.InstanceGroups: the nodes of a run are alike; use aws.machine and resources.nodes instead"
+    elif not machine and not resources.get("InstancePreferences"):
         yield "aws.machine: ResourceConfig.InstanceType is missing"
     if resources.get("InstanceCount", 1) < 1:
         yield "resources.nodes: ResourceConfig.InstanceCount: at least 1"
@@ -119,12 +122,13 @@ def _keys(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
         if has_local_disks(str(resources.get("InstanceType", ""))):
             yield f"aws.kms_key: {resources['InstanceType']} has local disks, which your key cannot encrypt; remove aws.kms_key"
         elif not _KEY.fullmatch(key):
-            yield f"aws.kms_key: {key!r} is neither the ID nor the ARN of a key; SageMaker takes no alias here"
+            yield f"aws.kms_key: {key!r} is neither the ID nor the ARN of a key; SageMaker does not accept an alias here"
     if (key := output.get("KmsKeyId")) and not _OUTPUT_KEY.fullmatch(key):
         yield f"aws.output_kms_key: {key!r} is neither the ID, the ARN nor the alias of a key"
     for setting, key in (("kms_key", resources.get("VolumeKmsKeyId")), ("output_kms_key", output.get("KmsKeyId"))):
-        if str(key).startswith("arn:") and region and str(key).split(":")[3] != region:
-            yield f"aws.{setting}: the key is in {str(key).split(':')[3]}, but the machines are in {region}"
+        named = _ARN_OF_A_KEY.match(str(key))
+        if named and region and named["region"] != region:
+            yield f"aws.{setting}: the key is in {named['region']}, but the machines are in {region}"
 
 
 def _network(body: Mapping[str, Any]) -> Iterator[str]:
@@ -136,8 +140,8 @@ def _network(body: Mapping[str, Any]) -> Iterator[str]:
     if body.get("EnableNetworkIsolation"):
         # Model, EnableNetworkIsolation: "the training container does not have network access".
         yield (
-            "aws.network_isolation: an isolated container reaches no network, and so neither the store, with the job, its checkpoints"
-            " and its logs, nor its secrets; use private subnets without a route to the internet instead (aws.subnets)"
+            "aws.network_isolation: an isolated container has no network, so it reaches neither the store (job, checkpoints, logs) nor"
+            " its secrets; use private subnets without a route to the internet instead (aws.subnets)"
         )
     image = body.get("AlgorithmSpecification", {}).get("TrainingImageConfig", {})
     if image.get("TrainingRepositoryAccessMode") == "Vpc" and not network:
@@ -151,7 +155,7 @@ def _capacity(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
     if is_spot and resources.get("TrainingPlanArn"):
         yield "aws.training_plan: a training plan's machines are reserved, so they cannot be spot machines; set resources.spot to false"
     if resources.get("KeepAlivePeriodInSeconds") and resources.get("TrainingPlanArn"):
-        yield "aws.keep_alive: a training plan keeps its machines by itself; leave out aws.keep_alive or aws.training_plan"
+        yield "aws.keep_alive: a training plan already keeps its machines; leave out aws.keep_alive or aws.training_plan"
     plan = str(resources.get("TrainingPlanArn", ""))
     if plan and region and plan.split(":")[3] != region:
         yield f"aws.training_plan: the plan is in {plan.split(':')[3]}, but aws.region is {region}"
@@ -165,13 +169,27 @@ def _output(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _arns(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
-    """ARNs of another partition than the region's: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html."""
+    """ARNs of another partition than the region's, or of the sample config: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html."""
     partition = partition_of(region) if region else None
     role = str(body.get("RoleArn", ""))
     if not forms.has_form(forms.AWS_ROLE, role):
         yield f"aws.role: {role!r} is not {forms.EXPECTED[forms.AWS_ROLE]}"
-    elif partition and role.split(":")[1] != partition:
-        yield f"aws.role: {role} belongs to the partition {role.split(':')[1]}, but {region} to {partition}"
+    resources, image = body.get("ResourceConfig", {}), body.get("AlgorithmSpecification", {}).get("TrainingImageConfig", {})
+    login = image.get("TrainingRepositoryAuthConfig", {}).get("TrainingRepositoryCredentialsProviderArn")
+    named = {
+        "role": role,
+        "kms_key": resources.get("VolumeKmsKeyId"),
+        "output_kms_key": body.get("OutputDataConfig", {}).get("KmsKeyId"),
+        "training_plan": resources.get("TrainingPlanArn"),
+        "registry_credentials": login,
+    }
+    for setting, arn in named.items():
+        if partition and str(arn).startswith("arn:") and str(arn).split(":")[1] != partition:
+            yield f"aws.{setting}: {arn} belongs to the partition {str(arn).split(':')[1]}, but {region} to {partition}"
+        if setting != "role" and (found := _PLACEHOLDERS.search(str(arn))):
+            yield f"aws.{setting}: {found[0]!r} in {arn} is a placeholder; replace it with your own"
+    if region and str(login).startswith("arn:") and str(login).split(":")[3] != region:
+        yield f"aws.registry_credentials: the function is in {str(login).split(':')[3]}, but the machines are in {region}"
 
 
 def _tags(tags: list[Mapping[str, str]]) -> Iterator[str]:
@@ -182,7 +200,7 @@ def _tags(tags: list[Mapping[str, str]]) -> Iterator[str]:
         yield f"aws.tags: {name!r} is given twice"
     for name in names:
         if name.lower().startswith("aws:"):
-            yield f"aws.tags: {name!r} begins with 'aws:', which AWS reserves for itself"
+            yield f"aws.tags: {name!r} begins with 'aws:', which AWS reserves"
 
 
 def _placeholders(body: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
-_GOING_ON = {
+_ACTIVE = {
     "Pending": State.QUEUED,
     "Starting": State.QUEUED,
     "LaunchingMLInstances": State.QUEUED,
@@ -90,8 +90,8 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
             found = _stopped(secondary)
         case "Stopping":
             found = Observation(State.STOPPING, None, _last_message(job))
-        case "InProgress" if secondary in _GOING_ON:
-            found = Observation(_GOING_ON[secondary], None, _words(secondary, job))
+        case "InProgress" if secondary in _ACTIVE:
+            found = Observation(_ACTIVE[secondary], None, _words(secondary, job))
         case "Deleting":
             found = ended(Cause.UNKNOWN, "SageMaker is deleting the job")
         case _:

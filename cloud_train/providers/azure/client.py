@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.job.loopback import is_loopback
-from cloud_train.providers.azure.clouds import PUBLIC, AzureCloud, cloud_of
+from cloud_train.providers.azure.clouds import PUBLIC, AzureCloud, cloud_of, cloud_with
 from cloud_train.providers.cloud import repositories
 from cloud_train.providers.cloud.errors import (
     CloudError,
@@ -115,7 +115,7 @@ class Client:
         quiet_sdk()
         self.cloud = cloud
         self.policy = policy
-        # AZURE_AUTHORITY_HOST, if it is set, goes before the cloud's own sign-in.
+        # AZURE_AUTHORITY_HOST, if it is set, overrides the cloud's own sign-in.
         authority = {} if cloud is PUBLIC or os.environ.get(_AUTHORITY) else {"authority": cloud.authority}
         self._credential = DefaultAzureCredential(**authority)
         self._pipelines: dict[str | None, PipelineClient[HttpRequest, HttpResponse]] = {}
@@ -166,6 +166,11 @@ class Client:
         """
         if not (is_registry(host) or is_loopback(host)):
             raise ProviderError(f"{host!r} is not an Azure container registry, so no token is sent to it", hint="correct azure.repository")
+        if (owner := cloud_with(host)) is not None and owner is not self.cloud:
+            raise ProviderError(
+                f"{host} belongs to {owner.name}, so no token of {self.cloud.name} is sent to it",
+                hint="correct azure.repository or azure.cloud",
+            )
         form = {"grant_type": "access_token", "service": host, "access_token": self.token(self.cloud.registry_scope)}
         url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
         return str(self.call("POST", url, f"sign in at {host}", token=None, data=form).having("refresh_token")["refresh_token"])

@@ -5,8 +5,9 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.loopback import is_loopback
@@ -18,6 +19,10 @@ from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError
 from cloud_train.providers.cloud.provider import looked, unasked, wrong
 from cloud_train.storage.registry import bucket_and_prefix, open_store
+
+if TYPE_CHECKING:
+    from cloud_train.job.models import Resources
+    from cloud_train.run.plan import Plan
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -37,8 +42,11 @@ _ACTIONS = (
 _DOCS = "see docs/clouds/azure.md"
 _LOCATIONS = "Microsoft.MachineLearningServices/locations"
 _ROLE = "docs/clouds/azure.md has a role with these: assign it to yourself on the workspace"
+_READER = "a role on the subscription, such as Reader, allows it"
 _LONGEST_SECONDS = (LONGEST_DAYS + 7) * 24 * 3600
-"""No job lives longer, with a week to wait for its machines."""
+"""No job takes longer, including a week of waiting for its machines."""
+_MOST_PAGES = 40
+"""Of a vault's secrets, 25 to a page."""
 _PULL = "Microsoft.ContainerRegistry/registries/pull/read"
 _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
@@ -73,6 +81,27 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
         yield looked("vault", lambda: _of_vault(azure, str(settings["vault"])), _DOCS)
     if store is not None:
         yield looked("store", lambda: _of_store(store), _DOCS)
+
+
+def diagnose_job(plan: "Plan", machine: str | None) -> Iterator[Diagnosis]:
+    """Whether the cluster, or else the quota, has enough of a job's exact machine, dedicated or low-priority, times its nodes.
+
+    ``machine`` is the serverless one; None for a cluster, which has its own.
+    """
+    settings, resources = plan.provider_settings, plan.job.resources
+    try:
+        place = checked_workspace_of(settings)
+        azure = client(place.get("cloud"))
+        if cluster := settings.get("compute"):
+            yield from _cluster_for(azure, place, str(cluster), resources)
+        elif machine:
+            where = azure.call("GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API)
+            region = _Region(azure, settings, place, str(where.having("location")["location"]))
+            yield _quota_for(region, machine, resources.nodes, is_spot=resources.spot)
+    except ForbiddenError as error:
+        yield unasked("quota", error, _READER)
+    except CloudTrainError as error:
+        yield wrong("quota", error, _DOCS)
 
 
 def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
@@ -110,39 +139,99 @@ def _action_pattern(actions: str) -> str:
     return first + "".join(f"(?>.*?{part})" for part in starred) + ("" if last is None else f".*{last}")
 
 
+@dataclass(frozen=True)
+class _Region:
+    """The machines of a region, and the subscription's quota there."""
+
+    azure: Client
+    settings: Mapping[str, Any]
+    place: Mapping[str, Any]
+    location: str
+
+    def sizes(self) -> list[dict[str, Any]]:
+        return self._listed("vmSizes", f"list the machines of {self.location}")
+
+    def usages(self) -> list[dict[str, Any]]:
+        return self._listed("usages", f"show the quota in {self.location}")
+
+    def _listed(self, what: str, doing: str) -> list[dict[str, Any]]:
+        scope = f"{self.place['endpoint']}/subscriptions/{self.settings['subscription']}/providers/{_LOCATIONS}/{self.location}"
+        answer = self.azure.call("GET", f"{scope}/{what}", doing, permission=f"{_LOCATIONS}/{what}/read", params=API)
+        listed: list[dict[str, Any]] = answer.having("value")["value"]
+        return listed
+
+
 def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
     """The cluster; or for serverless machines, whether the region has the machine, and enough of its quota is left."""
     if cluster := settings.get("compute"):
-        url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
-        found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).having("properties")["properties"]
-        priority = (found.get("properties") or {}).get("vmPriority", "Dedicated")
-        return Diagnosis("machines", "ok", f"the cluster {cluster} ({priority})")
+        return Diagnosis("machines", "ok", f"the cluster {cluster} ({_cluster(azure, place, str(cluster)).get('vmPriority', 'Dedicated')})")
+    region, machine = _Region(azure, settings, place, location), settings.get("machine")
     try:
-        return _of_serverless(azure, settings, place, location)
+        sizes = region.sizes()
+        if machine is None:
+            return Diagnosis("machines", "ok", f"{len(sizes)} machine types in {location}; each job gets the smallest that fits")
+        size = _named(sizes, str(machine))
+        return _without("machines", location, str(machine), sizes) if size is None else _of_quota(size, region.usages(), location)
     except ForbiddenError as error:  # a role on the workspace does not allow this, and a submission does not need it
-        return unasked("machines", error, "a role on the subscription, such as Reader, allows it")
+        return unasked("machines", error, _READER)
 
 
-def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
-    scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/{_LOCATIONS}/{location}"
-    listing = f"{_LOCATIONS}/vmSizes/read"
-    answer = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", permission=listing, params=API)
-    sizes, machine = answer.having("value")["value"], settings.get("machine")
-    if machine is None:
-        return Diagnosis("machines", "ok", f"{len(sizes)} machine types in {location}; each job gets the smallest that fits")
-    size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
-    if size is None:
-        near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
-        such = f", such as {', '.join(near)}" if near else ""
-        remedy = f"set azure.machine to another one{such}, or use a workspace in another region"
-        return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
-    counting = f"{_LOCATIONS}/usages/read"
-    answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
-    return _of_quota(size, answer.having("value")["value"], location)
+def _cluster(azure: Client, place: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The properties of a cluster; empty for a compute of another kind."""
+    url, permission = f"{place['endpoint']}{place['path']}/computes/{name}", f"{_ML}/computes/read"
+    found = azure.call("GET", url, f"show the cluster {name}", permission=permission, params=API).having("properties")["properties"]
+    return found.get("properties") or {}
 
 
-def _of_quota(size: Mapping[str, Any], usages: list[Mapping[str, Any]], location: str) -> Diagnosis:
-    """Whether a machine fits into what is left of the family's quota and of the region's; the pool of low-priority machines beside it."""
+def _named(sizes: list[dict[str, Any]], machine: str) -> dict[str, Any] | None:
+    return next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
+
+
+def _without(finding: str, location: str, machine: str, sizes: list[dict[str, Any]]) -> Diagnosis:
+    near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
+    such = f", such as {', '.join(near)}" if near else ""
+    remedy = f"set azure.machine to another one{such}, or use a workspace in another region"
+    return Diagnosis(finding, "error", f"{location} has no {machine}", remedy)
+
+
+def _cluster_for(azure: Client, place: Mapping[str, Any], name: str, resources: "Resources") -> Iterator[Diagnosis]:
+    """Whether a cluster may grow to the job's nodes, and whether its machines have what the job asks for."""
+    from cloud_train.providers.cloud.machines import known  # imports pydantic, which observing runs does not need
+
+    found = _cluster(azure, place, name)
+    most, machine = (found.get("scaleSettings") or {}).get("maxNodeCount"), str(found.get("vmSize") or "")
+    said = f"the cluster {name} has up to {most} × {machine}, and the job needs {resources.nodes}"
+    if most is None or not machine:
+        yield Diagnosis("cluster", "warning", f"it is unknown what machines the compute {name} has")
+    elif most < resources.nodes:
+        remedy = f"az ml compute update --name {name} --max-instances {resources.nodes} …, or set resources.nodes to {most}"
+        yield Diagnosis("cluster", "error", said, remedy)
+    else:
+        yield Diagnosis("cluster", "ok", said)
+    kind = known("azure", machine, resources)
+    for lack in kind.lacks(resources) if kind else ():
+        yield Diagnosis("cluster", "error", f"{machine}: {lack}", "use another cluster (azure.compute), or serverless machines")
+
+
+def _quota_for(region: _Region, machine: str, nodes: int, *, is_spot: bool) -> Diagnosis:
+    """Whether the remaining quota is enough for all machines of a job."""
+    sizes = region.sizes()
+    if (size := _named(sizes, machine)) is None:
+        return _without("quota", region.location, machine, sizes)
+    usages, cores = region.usages(), int(size.get("vCPUs") or 1) * nodes
+    limits = quota.of_low_priority(usages) if is_spot else quota.of_dedicated(usages, str(size.get("family") or ""))
+    needed = f"the job needs {nodes} × {size['name']} {'low-priority' if is_spot else 'dedicated'}, {cores} cores"
+    if not limits:
+        return Diagnosis("quota", "warning", f"{needed}; Azure ML lists no quota for them in {region.location}")
+    least = min(limits, key=lambda each: each.left)
+    if least.left < cores:
+        remedy = "request more in the portal (Azure ML, Quota), or choose another azure.machine"
+        return Diagnosis("quota", "error", f"{needed}, but only {least.left} are left of '{least.name}'", remedy)
+    return Diagnosis("quota", "ok", f"{needed}; {least.left} are left of '{least.name}' in {region.location}")
+
+
+def _of_quota(size: Mapping[str, Any], usages: Sequence[Mapping[str, Any]], location: str) -> Diagnosis:
+    """Whether the remaining quota of its family and of the region is enough for a machine; shows the pool of low-priority machines too."""
     machine, cores, family = size["name"], int(size.get("vCPUs") or 1), str(size.get("family") or "")
     dedicated, pool = quota.of_dedicated(usages, family), quota.of_low_priority(usages)
     low = next((each.left for each in pool), None)
@@ -161,7 +250,7 @@ def _of_quota(size: Mapping[str, Any], usages: list[Mapping[str, Any]], location
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
     """Whether the machines can use the identity: serverless machines use the workspace's identities, a cluster its own."""
     if settings["identity"] == USER:
-        return Diagnosis("identity", "ok", "that of whoever submits: your own roles on the store apply")
+        return Diagnosis("identity", "ok", "the submitter's own: your roles on the store apply")
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (
@@ -220,12 +309,9 @@ def _claims(token: str) -> dict[str, Any]:
 
 
 def _of_vault(azure: Client, vault: str) -> Diagnosis:
-    """Whether the vault's secrets may be listed; a warning about those of jobs that must have ended long ago."""
-    url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
-    query = {"api-version": "7.4", "maxresults": "25"}
-    answer = azure.call("GET", url, "list azure.vault", permission=permission, token=VAULT, params=query).having("value")
+    """Whether the vault's secrets may be listed; a warning about those of jobs that ended long ago."""
     before = time.time() - _LONGEST_SECONDS
-    old = [each for each in answer["value"] if (each.get("attributes") or {}).get("created", before) < before]
+    old = [each for each in _secrets_in(azure, vault) if (each.get("attributes") or {}).get("created", before) < before]
     left = [name for each in old if (name := str(each.get("id")).rpartition("/")[2]).startswith("cloud-train-")]
     if left:
         kept = f"{vault} still has secrets of jobs that have ended, such as {left[0]}"
@@ -233,6 +319,18 @@ def _of_vault(azure: Client, vault: str) -> Diagnosis:
             "vault", "warning", kept, f"delete them with: az keyvault secret delete --id {vault.rstrip('/')}/secrets/{left[0]}"
         )
     return Diagnosis("vault", "ok", vault)
+
+
+def _secrets_in(azure: Client, vault: str) -> Iterator[dict[str, Any]]:
+    """The vault's secrets without their values, from at most ``_MOST_PAGES`` pages."""
+    base, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
+    url, query = base, {"params": {"api-version": "7.4", "maxresults": "25"}}
+    for _ in range(_MOST_PAGES):
+        page = azure.call("GET", url, "list azure.vault", permission=permission, token=VAULT, **query).having("value")
+        yield from page["value"]
+        url, query = str(page.get("nextLink") or ""), {}
+        if not url.startswith(f"{base}?"):  # the last page; the token is not sent to any other place
+            return
 
 
 def _of_store(store: str) -> Diagnosis:

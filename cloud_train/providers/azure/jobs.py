@@ -1,6 +1,7 @@
 """Azure ML's command jobs: creating them once, finding and listing them; their secrets in Key Vault, and their run history."""
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from cloud_train.errors import ProviderError
 from cloud_train.job.cloud_names import AZURE_LOCATION, SERVICE_URL, has_form
 from cloud_train.providers.azure.client import API, VAULT, Client
+from cloud_train.providers.azure.clouds import AzureCloud, cloud_of
 from cloud_train.providers.azure.state import is_over, observed
 from cloud_train.providers.base import Handle, Observation, Request, ended
 from cloud_train.providers.cloud.errors import PROXY_HINT, ExistsError, MissingError, RefusedError, UnansweredError
@@ -20,6 +22,12 @@ from cloud_train.run.states import Cause, State
 PERMISSIONS = "Microsoft.MachineLearningServices/workspaces/jobs"
 """Prefix of Azure's permissions for jobs."""
 
+_WORKSPACE = re.compile(
+    r"/subscriptions/(?P<subscription>[0-9A-Fa-f-]{36})/resourceGroups/(?P<group>[\w.()-]+)"
+    r"/providers/Microsoft\.MachineLearningServices/workspaces/(?P<workspace>[A-Za-z0-9_-]{3,33})"
+)
+_PAGE = re.compile(r"https://(?P<host>[a-z.]{1,60})/[!-~]{1,1000}")
+_JOB = re.compile(r"[A-Za-z0-9_-]+")
 _VAULT_API = {"api-version": "7.4"}
 _CREATED = 201
 
@@ -32,6 +40,26 @@ def reference_of(workspace: Mapping[str, Any], job: str, secret: str | None) -> 
 def url_of(reference: Mapping[str, Any]) -> str:
     """The job's URL at the resource manager."""
     return f"{reference['endpoint']}{reference['path']}/jobs/{reference['job']}"
+
+
+def studio_url_of(job: Mapping[str, Any] | None, cloud: AzureCloud) -> str | None:
+    """The job's page in the studio, as Azure ML returns it; None without one, or if it is on another host than the cloud's studio."""
+    services = ((job or {}).get("properties") or {}).get("services") or {}
+    url = str((services.get("Studio") or {}).get("endpoint") or "")
+    page = _PAGE.fullmatch(url)
+    return url if page and page["host"] == cloud.studio else None
+
+
+def console_url(place: Mapping[str, Any], job: str) -> str | None:
+    """The page that a job of this name has in the studio of a workspace; None for a workspace whose settings are incomplete.
+
+    The form is that of ``services.Studio.endpoint`` in the service's responses, without the tenant.
+    """
+    path = _WORKSPACE.fullmatch(place["path"])
+    if path is None or not _JOB.fullmatch(job):
+        return None
+    scope = f"/subscriptions/{path['subscription']}/resourcegroups/{path['group']}/workspaces/{path['workspace']}"
+    return f"https://{cloud_of(place.get('cloud')).studio}/runs/{job}?wsid={scope}"
 
 
 def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -62,7 +90,7 @@ def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -
     url: str | None = f"{reference['endpoint']}{reference['path']}/jobs"
     query: dict[str, Any] = {"params": {**API, "tag": RUN, "listViewType": "All"}}
     missing, pages = set(wanted), set()
-    while url and missing and url not in pages:  # a repeated URL would loop for ever
+    while url and missing and url not in pages:  # a repeated URL would loop forever
         pages.add(url)
         page = azure.call("GET", url, "list the jobs", permission=f"{PERMISSIONS}/read", **query).having("value")
         for job in page["value"]:
@@ -113,8 +141,11 @@ def put_environment(azure: Client, request: Request) -> None:
     azure.call("PUT", url, "create the environment", permission=permission, expect=(200, 201), params=API, json=environment["body"])
 
 
-def create(azure: Client, request: Request) -> None:
-    """Create the job exactly once. Raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
+def create(azure: Client, request: Request) -> dict[str, Any] | None:
+    """Create the job exactly once, and return it, or None if it is not shown yet.
+
+    Raises AlreadyLaunchedError, LaunchUnknownError and CloudError.
+    """
     job = reference_of(request["workspace"], request["job"]["id"], request["secret"])
     doing, writing, body = f"start the job {job['job']}", f"{PERMISSIONS}/write", request["job"]["body"]
 
@@ -130,7 +161,7 @@ def create(azure: Client, request: Request) -> None:
             raise ExistsError(f"the job {job['job']} already exists in Azure ML")
         return created
 
-    create_once(put, lambda: found(azure, job), azure.policy, job=f"the Azure ML job {job['job']}")
+    return create_once(put, lambda: found(azure, job), azure.policy, job=f"the Azure ML job {job['job']}")
 
 
 def _exists(azure: Client, job: Mapping[str, Any]) -> bool:

@@ -17,12 +17,14 @@ from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.cloud_names import EXPECTED, REPOSITORY, has_form
 from cloud_train.providers.azure import diagnosis, jobs
 from cloud_train.providers.azure.client import API, Client, client, is_registry
-from cloud_train.providers.azure.request import checked_workspace_of, problems_of, request_of, secret_of
+from cloud_train.providers.azure.clouds import cloud_of
+from cloud_train.providers.azure.request import checked_workspace_of, mistyped_machine, problems_of, request_of, secret_of
 from cloud_train.providers.azure.state import is_over
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.errors import MissingError, ThrottledError
 from cloud_train.providers.cloud.provider import CloudProvider, asked, cloud_capabilities
 from cloud_train.providers.cloud.request import RUN, job_name
+from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -55,6 +57,18 @@ class AzureMlProvider(CloudProvider[Client]):
         """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own specification."""
         return list(problems_of(request))
 
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """Accelerators that are not used, and a machine that Azure ML would start in vain."""
+        yield from super().remarks(plan)
+        if (meant := mistyped_machine(plan.provider_settings)) is not None:
+            yield meant
+        if plan.job.resources.spot and not plan.program.retries(Cause.PREEMPTED, 1):
+            yield (
+                "resources.spot without a retry: if the machine is reclaimed, Azure ML queues the job again and bills another one,"
+                " on which the worker exits at once; set retry.attempts to 2 or more, so that the run continues there from its newest"
+                " checkpoint"
+            )
+
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt's job, by its id, if its tags contain the run id."""
         reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
@@ -64,6 +78,7 @@ class AzureMlProvider(CloudProvider[Client]):
         secret = secret_of(settings, reference["job"])
         if secret is not None and secret in (job["properties"].get("command") or ""):
             reference["secret"] = secret
+        reference |= _studio_of(job, _client_for(reference))
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
@@ -125,11 +140,23 @@ class AzureMlProvider(CloudProvider[Client]):
             raise ProviderError(
                 f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"use a name such as {host}/cloud-train"
             )
-        return _ANYONE, client(settings.get("cloud")).registry_password(host)
+        return _ANYONE, client(cloud_of(settings.get("cloud"), settings.get("endpoint")).name).registry_password(host)
+
+    def console_url(self, about: Handle | Request) -> str | None:
+        """The job's page in Azure ML's studio, as returned by Azure ML; known before the job exists, since cloud-train names it."""
+        if isinstance(about, Handle):
+            return about.reference.get("studio") or jobs.console_url(about.reference, about.reference["job"])
+        is_complete = {"subscription", "resource_group", "workspace"} <= about["settings"].keys()
+        return jobs.console_url(about["workspace"], about["job"]["id"]) if is_complete else None
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, workspace, permissions, machines, identity, registry, vault and store."""
         return diagnosis.diagnose(settings, store)
+
+    def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
+        """Check the cluster, or the quota for the job's serverless machine, dedicated or low-priority, times its nodes."""
+        machine = self.render(plan)["job"]["body"]["properties"]["resources"].get("instanceType")
+        return diagnosis.diagnose_job(plan, machine)
 
     def _sweep(self, azure: Client) -> None:
         """Delete a few secrets that could not be deleted earlier; called at each launch."""
@@ -157,8 +184,8 @@ class AzureMlProvider(CloudProvider[Client]):
 
     def _create(self, azure: Client, request: Request) -> dict[str, Any]:
         jobs.put_environment(azure, request)
-        jobs.create(azure, request)
-        return _reference_of(request)
+        job = jobs.create(azure, request)
+        return {**_reference_of(request), **_studio_of(job, azure)}
 
     def _delete_secrets(self, azure: Client, about: Mapping[str, Any]) -> None:
         jobs.delete_secret(azure, about)
@@ -182,6 +209,12 @@ class AzureMlProvider(CloudProvider[Client]):
 def _client_for(place: Mapping[str, Any]) -> Client:
     """The client for a workspace of a request, or for a handle's reference."""
     return client(place.get("cloud"))
+
+
+def _studio_of(job: Mapping[str, Any] | None, azure: Client) -> dict[str, str]:
+    """The part of a reference with the job's page in the studio, if Azure ML returned one."""
+    url = jobs.studio_url_of(job, azure.cloud)
+    return {"studio": url} if url else {}
 
 
 def _reference_of(request: Request) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.azure import rules
-from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
+from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, cloud_with, meant_location
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.repositories import AZURE, problem_of
@@ -29,16 +30,24 @@ from cloud_train.providers.cloud.request import (
     worker_command,
 )
 from cloud_train.providers.cloud.request import problems_of as shape_problems
+from cloud_train.storage.trusted_hosts import AZURE as AZURE_HOSTS
+from cloud_train.storage.trusted_hosts import AZURE_VAULT, UntrustedHostError, check
 
 if TYPE_CHECKING:
     from cloud_train.providers.cloud.machines import Machine
     from cloud_train.run.plan import Plan
 
 _ENVIRONMENT = "cloud-train"
+_PLATFORM = "linux/amd64"
+_ARM = re.compile(r"Standard_[A-Z]+[0-9]+(?:-[0-9]+)?[a-z]*p[a-z]*(?:_.*)?", re.IGNORECASE)
+"""Machines with Arm processors have a 'p' after their size (https://learn.microsoft.com/azure/virtual-machines/vm-naming-conventions)."""
 USER = "user"
 """The setting ``identity`` for the identity of the user who submits the job."""
-_OWN = ("properties.jobType", "properties.displayName", "properties.tags", "properties.environmentId", "properties.command")
-"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
+_OWN = (
+    *("properties.jobType", "properties.displayName", "properties.tags", "properties.environmentId", "properties.command"),
+    "properties.resources.instanceCount",
+)
+"""Fields that the setting ``request`` may not change; tags and the number of nodes have settings of their own."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _FORMS = {
@@ -65,6 +74,7 @@ def request_of(plan: "Plan") -> Request:
     environment = f"{_ENVIRONMENT}/versions/{hashlib.sha256(image.encode()).hexdigest()[:32]}"
     secret = secret_of(settings, job) if plan.job.secrets else None
     machine, without = _machine(plan)
+    unfit = list(_unfit(plan))
     built = {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}
     body, kept_out = with_additions(built, settings, _OWN, "azure")
     return {
@@ -75,6 +85,7 @@ def request_of(plan: "Plan") -> Request:
         "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS, "cloud", "location") if name in settings},
         **({"refused": without} if without else {}),
         **({"kept_out": kept_out} if kept_out else {}),
+        **({"unfit": unfit} if unfit else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
         "secret": secret,
@@ -111,6 +122,7 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
+    yield from _foreign_hosts(request)
     yield from _contradictions(request)
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
@@ -152,6 +164,7 @@ def _contradictions(request: Request) -> Iterator[str]:
     if "refused" in request:
         yield request["refused"]
     yield from request.get("kept_out", ())
+    yield from request.get("unfit", ())
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
     if "instance_type" in settings and "compute" not in settings:
@@ -162,8 +175,30 @@ def _contradictions(request: Request) -> Iterator[str]:
         yield "azure.vault: not set; the job has secrets, which reach its machines through a Key Vault"
 
 
+def _foreign_hosts(request: Request) -> Iterator[str]:
+    """Hosts that get no token, and hosts, registries and regions of another one of Azure's clouds."""
+    settings, workspace = request["settings"], request["workspace"]
+    addresses = {"endpoint": (workspace["endpoint"], AZURE_HOSTS), "vault": (settings.get("vault"), AZURE_VAULT)}
+    addresses["history_endpoint"] = (workspace["history"], AZURE_HOSTS)
+    for name, (url, credential) in addresses.items():
+        if url is None or not forms.has_form(_FORMS.get(name, forms.SERVICE_URL), url):
+            continue  # ``form_problems`` reports it
+        try:
+            check(url, credential, f"azure.{name}")
+        except UntrustedHostError as error:
+            yield f"azure.{name}: {error.message}; {error.hint}"
+    own = cloud_of(settings.get("cloud"), workspace["endpoint"])
+    registry = str(settings.get("repository")).partition("/")[0]
+    named = {"endpoint": urlsplit(workspace["endpoint"]).hostname, "location": settings.get("location"), "repository": registry}
+    named["vault"] = urlsplit(settings.get("vault") or "").hostname
+    for name, value in named.items():
+        belongs = cloud_with(str(value or "").lower())
+        if belongs is not None and belongs is not own:
+            yield f"azure.{name}: {value} belongs to {belongs.name}, but the workspace is in {own.name}; correct it, or azure.cloud"
+
+
 def _body_problems(request: Request) -> Iterator[str]:
-    """What is wrong with the shape of both bodies; only where it is right, what else Azure ML would refuse."""
+    """Problems with the shape of both bodies; if there are none, other problems for which Azure ML would refuse them."""
     environment, job = request["environment"]["body"], request["job"]["body"]
     shape = [
         *(f"environment.{problem}" for problem in shape_problems(environment, "azure", "EnvironmentVersion")),
@@ -239,6 +274,32 @@ def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
         return machines.choose("azure", plan.job.resources), None
     except machines.NoMachineError as error:
         return None, str(error)
+
+
+def _unfit(plan: "Plan") -> Iterator[str]:
+    """Reasons why the named machine does not satisfy the job, or cannot run its image."""
+    from cloud_train.providers.cloud.machines import mismatches  # imports pydantic, which only plans need
+
+    settings = plan.provider_settings
+    name, platform = str(settings.get("machine") or ""), settings.get("platform") or _PLATFORM
+    if name:
+        yield from mismatches("azure", name, plan.job.resources)
+    if "_MI300X_" in name.upper():
+        yield f"azure.machine: {name} has AMD's GPUs, which are not supported; use a machine with NVIDIA's"
+    if not settings.get("compute") and (platform == _PLATFORM) is (_ARM.fullmatch(name) is not None):
+        kind = "Arm" if platform == _PLATFORM else "x86-64"
+        yield f"azure.platform: {platform} does not fit {name or 'the machine'}, which has {kind} processors"
+
+
+def mistyped_machine(settings: Mapping[str, Any]) -> str | None:
+    """A remark on a named machine that is not in the table, but resembles one that is; Azure has more machines than the table."""
+    from cloud_train.providers.cloud import machines
+
+    name = str(settings.get("machine") or "")
+    known = {machine.name.casefold() for machine in machines.machines("azure")}
+    if not forms.has_form(forms.AZURE_MACHINE, name) or name.casefold() in known or not (near := _similar(name)):
+        return None
+    return f"azure.machine: {name} is not in the table of machines, so its accelerators are not checked{near}"
 
 
 def _similar(name: str) -> str:

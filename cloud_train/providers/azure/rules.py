@@ -14,7 +14,7 @@ LONGEST_SPOT_DAYS = 7
 """Days after which Azure ML ends a job, the second on low-priority machines (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
 _SHARED_MEMORY = re.compile(r"0*[1-9]\d*[bBkKmMgG]")
-"""The description of shmSize in mfe.json: a number greater than 0 and a unit. Its pattern also matches a part of another text."""
+"""The description of shmSize in mfe.json: a number greater than 0 and a unit. Its pattern there is not anchored."""
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 """Azure ML's own message, in dotnet/machinelearning-modelbuilder#1773."""
 _WORKSPACE = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+"
@@ -33,7 +33,7 @@ _LONGEST_TAG = (100, 1000)
 
 
 def job_problems(job: Mapping[str, Any], *, is_spot: bool, has_machine: bool) -> Iterator[str]:
-    """What Azure ML would refuse in the ``properties`` of a command job.
+    """Problems in the ``properties`` of a command job for which Azure ML would refuse it.
 
     ``is_spot`` is whether the job asks for low-priority machines, ``has_machine`` whether one was found for it.
     """
@@ -50,7 +50,7 @@ def job_problems(job: Mapping[str, Any], *, is_spot: bool, has_machine: bool) ->
 
 
 def environment_problems(environment: Mapping[str, Any]) -> Iterator[str]:
-    """What Azure ML would refuse in the ``properties`` of an environment, which has to be an image for Linux."""
+    """Problems in the ``properties`` of an environment, which must be an image for Linux."""
     image = environment.get("image")
     if image is None:
         yield "environment.properties.image: is missing"
@@ -78,7 +78,7 @@ def _machine_problems(job: Mapping[str, Any], has_machine: bool) -> Iterator[str
     if distribution.get("processCountPerInstance", 1) < 1:
         yield f"job.properties.distribution.processCountPerInstance: {distribution['processCountPerInstance']} is less than 1"
     if compute is None and has_machine and not resources.get("instanceType"):
-        yield "job.properties.resources.instanceType: is missing, so that Azure ML would choose a machine of its own"
+        yield "job.properties.resources.instanceType: is missing, so Azure ML would choose the machine itself"
     if compute is not None and not _COMPUTE.fullmatch(compute):
         yield f"job.properties.computeId: {compute!r} is not the ID of a workspace's cluster"
     if compute is not None and "queueSettings" in job:
@@ -89,7 +89,7 @@ def _time_problems(timeout: str | None, is_spot: bool) -> Iterator[str]:
     days = LONGEST_SPOT_DAYS if is_spot else LONGEST_DAYS
     seconds = seconds_of(timeout) if timeout is not None else days * _DAY_SECONDS
     if seconds < 1:
-        yield f"job.properties.limits.timeout: {timeout} is no time at all"
+        yield f"job.properties.limits.timeout: {timeout} is shorter than a second"
     if seconds > days * _DAY_SECONDS:
         where = " on low-priority machines" if is_spot else ""
         yield (

@@ -6,13 +6,14 @@ an undocumented message: the known ones come from public reports, and all others
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cloud_train import exit_status
-from cloud_train.providers.base import Observation, ended, said_by, unknown
+from cloud_train.providers.base import TAKEN, Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
-_LIVING = {
+_ACTIVE = {
     "NotStarted": (State.QUEUED, "Azure ML has accepted the job"),
     "Starting": (State.STARTING, "Azure ML is starting the job"),
     "Provisioning": (State.STARTING, "machines are being provisioned"),
@@ -26,9 +27,12 @@ _LIVING = {
 _SILENT = "NotResponding"
 _ENDS = frozenset({"Completed", "Failed", "Canceled"})
 
-_EXIT = re.compile(r"(?:exited with (?:status |exit )?code|exit code[: ]) *(-?\d+)", re.IGNORECASE)
-_PROGRAM = re.compile(r"\bUser (?:process|program|code|script)\b", re.IGNORECASE)
-"""Azure ML's words for the job's own program; what follows them may be the program's own words."""
+_EXIT = re.compile(r"(?:exited with (?:status |exit )?code|exit[ _]?codes?[:= ]) *(-?\d+)", re.IGNORECASE)
+_PROGRAM = re.compile(
+    r"\bUser (?:process|program|code|script)\b|\bTraceback \(most recent call last\)|\bExecutionFailed\b|\bJobNonZeroExitCode\b",
+    re.IGNORECASE,
+)
+"""Azure ML's words for the job's own program, and how Python's own begin; what follows them may be the program's own words."""
 _PULL_FIX = (
     "give the machines' identity the role AcrPull on the registry of azure.repository; serverless machines may be unable to pull from a"
     " registry that is not the workspace's own"
@@ -70,8 +74,8 @@ def is_over(status: str) -> bool:
 def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> Observation:
     """The state of the attempt: ``job`` is the resource manager's response, ``details`` the run history's, which an ended job needs."""
     status = str((job.get("properties") or {}).get("status") or "Unknown")
-    if status in _LIVING:
-        state, message = _LIVING[status]
+    if status in _ACTIVE:
+        state, message = _ACTIVE[status]
         return Observation(state, None, message)
     match status:
         case "Completed":
@@ -96,12 +100,12 @@ def _failed(error: str) -> Observation:
     if not error:
         return ended(Cause.UNKNOWN, "Azure ML gives no reason for the failure")
     program = _PROGRAM.search(error)
-    # Once Azure ML names the program, the rest may be the program's words: "quota exceeded" is then no quota of Azure's.
+    # Once Azure ML names the program, the rest may be the program's words: "quota exceeded" is then not about Azure's quota.
     cause, remedy = _meaning(error[: program.start()] if program else error)
     exit_code = next((int(code) for code in _EXIT.findall(error[program.start() :] if program else error)), None)
     if not remedy and exit_code is not None:
         if exit_code and (said := said_by(exit_code)):  # a failed job did not succeed, even if its message has exit code 0
-            return said
+            return said if said is TAKEN else replace(said, message=f"Azure ML reports: {error}; {said.message}")
         cause = _of_exit(exit_code)
     return ended(cause, f"Azure ML reports: {error}{f'; {remedy}' if remedy else ''}")
 

@@ -11,9 +11,9 @@ from typing import Any
 def with_additions(
     built: Mapping[str, Any], settings: Mapping[str, Any], own: Sequence[str], cloud: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """The body ``built`` with the setting ``request`` of ``cloud``, and the reasons why it is refused; then the body stays as it was.
+    """The body ``built`` with the setting ``request`` of ``cloud``, and the reasons why it is refused; the body is then unchanged.
 
-    ``own`` are cloud-train's own fields as dotted paths, in which the items of a list have no name of their own.
+    ``own`` are cloud-train's own fields as dotted paths; the items of a list are not part of a path.
     """
     body = _merged(built, settings.get("request") or {})
     refused = [

@@ -1,7 +1,7 @@
 """Chooses a machine for a job, and compares a machine that was named with ``resources``.
 
-The tables in ``data/<cloud>.machines.json`` come from the clouds' documentation. A machine in the config file need not be in the table; it
-is then compared with nothing.
+The tables in ``data/<cloud>.machines.json`` come from the clouds' documentation. A machine in the config file need not be in the
+table; then nothing about it is checked.
 """
 
 import difflib
@@ -16,7 +16,11 @@ from typing import Any
 from cloud_train.job.models import Resources
 
 _SHOWN = 3
-_NOT_TORCH = "PyTorch as it is cannot use it, and cloud-train trains with NVIDIA's GPUs and on the CPU"
+_NOT_TORCH = "the usual builds of PyTorch cannot use it; cloud-train trains on NVIDIA GPUs and on CPUs"
+_LIBRARIES = {"InfiniBand": "libibverbs (Debian's package ibverbs-providers)", "EFA": "libfabric and the plugin aws-ofi-nccl"}
+"""Network → what NCCL needs in the image to use it
+(https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html, https://github.com/aws/aws-ofi-nccl).
+"""
 _UNSUPPORTED = dict.fromkeys(("TPU", "TRAINIUM", "TRN1", "TRN2", "INFERENTIA", "MI300X", "GAUDI"), _NOT_TORCH)
 
 
@@ -33,6 +37,8 @@ class Machine:
     accelerators: int = 0
     local_disk_bytes: int = 0
     """Its own disks, if they replace a volume; 0 if they do not, or are unknown."""
+    fabric: str | None = None
+    """The network between machines that NCCL can use instead of TCP: ``InfiniBand``, ``EFA``."""
     rank: int = 0
     """Among machines with the same number of processors and accelerators, those with a lower rank are preferred: they are cheaper."""
 
@@ -46,7 +52,7 @@ class Machine:
         return (resources.accelerator is None) == (self.accelerator is None) and not self.lacks(resources)
 
     def lacks(self, resources: Resources) -> list[str]:
-        """What these resources ask for and the machine does not have, in words."""
+        """The resources that the machine does not have, in words."""
         wanted, lacking = resources.accelerator, []
         if wanted is not None and (_plain(wanted.kind) != _plain(self.accelerator or "") or wanted.count > self.accelerators):
             lacking.append(f"it has {self.shown_accelerators}, but resources.accelerator asks for {wanted.count} × {wanted.kind}")
@@ -77,7 +83,7 @@ def known(cloud: str, name: str, resources: Resources) -> Machine | None:
 
 
 def mismatches(cloud: str, name: str, resources: Resources) -> list[str]:
-    """Why a named machine is not what the job asks for, each with the setting and what to use instead; empty if it is, or is unknown."""
+    """Why a named machine does not satisfy the job, each reason with the setting and an alternative; empty if it does, or is unknown."""
     machine = known(cloud, name, resources)
     if machine is None:
         return []
@@ -100,7 +106,7 @@ def machine_of(cloud: str, settings: Mapping[str, Any], resources: Resources) ->
 
 
 def unused(machine: Machine, resources: Resources, *, trains: bool) -> str | None:
-    """What will be paid for and not used: accelerators that the job does not ask for, or for which a built-in trainer (``trains``) has
+    """What will be paid for but not used: accelerators that the job does not ask for, or for which a built-in trainer (``trains``) has
     no process. None if everything is used.
     """
     wanted = resources.accelerator.count if resources.accelerator else 0
@@ -113,6 +119,19 @@ def unused(machine: Machine, resources: Resources, *, trains: bool) -> str | Non
     if idle > 0:
         said += f"; resources.processes is {resources.processes}, so {idle} will be idle: set it to {machine.accelerators} to use all"
     return said
+
+
+def between_nodes(cloud: str, machine: Machine, resources: Resources) -> str | None:
+    """A remark on the network between several machines with accelerators; None if there is nothing to say."""
+    if resources.nodes == 1 or machine.accelerator is None:
+        return None
+    if machine.fabric:
+        return (
+            f"{machine.name}: the machines are connected by {machine.fabric}, which NCCL uses only if the image has"
+            f" {_LIBRARIES[machine.fabric]}; otherwise it uses TCP"
+        )
+    better = next((each for each in machines(cloud) if each.fabric and _plain(each.accelerator or "") == _plain(machine.accelerator)), None)
+    return f"{machine.name}: NCCL uses TCP between the machines; {better.name} has {better.fabric}" if better else None
 
 
 @lru_cache(maxsize=4)
@@ -147,5 +166,5 @@ def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> 
 
 
 def _plain(kind: str) -> str:
-    """A kind of accelerator as it is compared: clouds write ``RTX_PRO_6000`` or ``rtx-pro-6000``, and put NVIDIA before it."""
+    """An accelerator's name, normalized for comparison: clouds write ``RTX_PRO_6000`` or ``rtx-pro-6000``, and put NVIDIA before it."""
     return kind.upper().replace("_", "-").removeprefix("NVIDIA-").removeprefix("TESLA-")

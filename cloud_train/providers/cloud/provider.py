@@ -73,13 +73,15 @@ class CloudProvider(ABC, Generic[Client]):
         return container_paths.PYTHON
 
     def remarks(self, plan: "Plan") -> Iterator[str]:
-        """The accelerators that will be paid for and not used."""
+        """The accelerators that will be paid for and not used, and the network between the machines."""
         from cloud_train.networks.base import ScriptModel  # imports pydantic, which only plans need
-        from cloud_train.providers.cloud.machines import machine_of, unused
+        from cloud_train.providers.cloud.machines import between_nodes, machine_of, unused
 
         resources = plan.job.resources
         machine = machine_of(self.name, plan.provider_settings, resources)
         if machine and (remark := unused(machine, resources, trains=not isinstance(plan.job.model, ScriptModel))):
+            yield remark
+        if machine and (remark := between_nodes(self.name, machine, resources)):
             yield remark
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
@@ -175,7 +177,7 @@ def create_once(
     """Create a job exactly once; return the result of ``create`` or ``look``, or None if the job is not shown yet.
 
     ``create`` sends the request once; it raises ExistsError if the job already exists. After a lost response, ``look`` returns the job if
-    it was created, otherwise None. ``can_repeat`` allows to repeat the request then, because the cloud never creates a job twice.
+    it was created, otherwise None. ``can_repeat`` allows the request to be repeated then, because the cloud never creates a job twice.
     ``job`` is the job's name in messages.
 
     Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError if it is unknown whether the job was created, and

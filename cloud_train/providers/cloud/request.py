@@ -1,4 +1,4 @@
-"""Requests for a job, as far as all clouds share them: their parts, derived from the plan alone, and their validation.
+"""The parts of a job's request that all clouds share, derived from the plan alone, and the validation of requests.
 
 Requests are validated against the clouds' own published descriptions of them, JSON Schemas (draft 2020-12) in
 ``providers/data/<cloud>.requests.json``. Their ``$comment`` names the source and its version; tests compare them with their sources.
@@ -31,6 +31,8 @@ STORE = "cloud-train-store"
 NOT_BUILT = "sha256:" + "0" * 64
 """Placeholder for the image's digest before it is built."""
 
+_BUILT = re.compile(r"\S+@sha256:[0-9a-f]{64}")
+"""An image that was built and pushed; before that, a plan has the ingredients, which may include a base with a digest."""
 _HOME = "/tmp/cloud-train"
 WORKSPACE = f"{_HOME}/work"
 """The folder for the run's files until they are uploaded."""
@@ -57,7 +59,7 @@ def job_name(run_id: str, attempt: int) -> str:
 
 def image_of(plan: "Plan") -> str | None:
     """The image, by digest (zeros before it is built); None if no repository is configured."""
-    if plan.image and "@sha256:" in plan.image:
+    if plan.image and _BUILT.fullmatch(plan.image):
         return plan.image
     repository = plan.provider_settings.get("repository")
     return f"{repository}@{NOT_BUILT}" if repository else None
@@ -116,7 +118,7 @@ def _validator(cloud: str, definition: str) -> "Validator":
 
 
 def _pattern(_validator: "Validator", pattern: str, value: object, _schema: object) -> Iterator["ValidationError"]:
-    """The keyword ``pattern`` as JSON Schema means it: '$' is the end of the text, and not, as in Python, also before a last line break."""
+    """The keyword ``pattern`` of JSON Schema, in which '$' matches only the end of the text; in Python, also before a final newline."""
     from jsonschema import ValidationError
 
     if isinstance(value, str) and re.search(_END.sub(r"\\Z", pattern), value) is None:

@@ -2,7 +2,7 @@
 
 A job names its data folder, and the job may come from a stranger. A read-only mount protects neither keys nor sockets nor processes: a
 container can read keys, connect to sockets, and reach the whole disk through ``/proc/PID/root``. So a folder that contains any of these, or
-is inside such a place, is refused. Whether the data itself is private, only the user can know.
+is inside such a place, is refused. Only the user can know whether the data itself is private.
 """
 
 import os
@@ -89,7 +89,7 @@ def _listening() -> Iterator[str]:
 
 
 def _socket_in(real: Path) -> Path | None:
-    """A socket in the folder or in its direct subfolders, among the first entries: /proc does not say where a relative path leads."""
+    """A socket in the folder or its direct subfolders, among the first entries: /proc/net/unix does not resolve relative paths."""
     if not real.is_dir():
         return real if stat.S_ISSOCK(real.stat().st_mode) else None
     folders, seen = [real], 0

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,7 @@ class DockerProvider:
                     if mount["Target"] in (container_paths.CACHE, container_paths.WORK):
                         self._make(Path(mount["Source"]))
                     if mount["Target"] == container_paths.WORK:
-                        undoing.callback(_quietly, os.rmdir, mount["Source"])
+                        undoing.push(partial(_remove_workspace, mount["Source"]))
                 body = {
                     **container["body"],
                     **(root if container["body"]["User"] == self._user else {}),
@@ -210,7 +211,7 @@ class DockerProvider:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ProviderError(
-                f"cannot create {folder}: {error.strerror}", hint="make it writable, or choose another one with CLOUD_TRAIN_HOME"
+                f"cannot create {folder}: {error.strerror}", hint="make its parent writable, or choose another one with CLOUD_TRAIN_HOME"
             ) from error
 
     def _addresses(self) -> Sequence[str]:
@@ -304,6 +305,12 @@ def _quietly(remove: Any, what: str) -> None:
     """Undo part of a failed launch; only the launch's own error is reported."""
     with suppress(CloudTrainError, OSError):
         remove(what)
+
+
+def _remove_workspace(folder: str, error: type[BaseException] | None, *_: object) -> None:
+    """Undo the creation of a workspace, unless another launch of the attempt has a container, which uses it."""
+    if error is None or not issubclass(error, NameTakenError):
+        _quietly(os.rmdir, folder)
 
 
 def _last_line(output: bytes) -> str:

@@ -102,7 +102,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
             "SecurityOpt": ["no-new-privileges"],
             "Privileged": False,
             "Init": False,  # the worker is process 1, and reaps orphaned processes
-            "AutoRemove": False,  # its end has to be observed first
+            "AutoRemove": False,  # its end must be observed first
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m"}},
         },

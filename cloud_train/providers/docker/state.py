@@ -69,10 +69,10 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     if nodes[0].rank == 0 and nodes[0].status == "exited" and said_by(nodes[0].exit_code) is TAKEN:
         return Verdict(TAKEN)
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
-    without_a_word = [(node, end) for node, end in ends if _reported_by(node) is None]
-    if without_a_word:
+    unreported = [(node, end) for node, end in ends if _reported_by(node) is None]
+    if unreported:
         # Running out of memory explains other failures at about the same time. A missing container has no time.
-        node, end = min(without_a_word, key=lambda pair: (not pair[0].out_of_memory, not pair[0].finished, pair[0].finished))
+        node, end = min(unreported, key=lambda pair: (not pair[0].out_of_memory, not pair[0].finished, pair[0].finished))
     elif ends and ends[0][0].rank == 0:
         node, end = ends[0]
     else:

@@ -24,7 +24,7 @@ TIMEOUTS = (10.0, 60.0)
 """Seconds to connect, and to wait for a response."""
 
 BUCKET_PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
-"""What a store needs on its bucket."""
+"""The permissions that a store needs on its bucket."""
 _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
 """The path of a request; its query is passed separately."""
 _SHOWN_CHARACTERS = 600

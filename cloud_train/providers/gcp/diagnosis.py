@@ -108,7 +108,7 @@ def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str
     except MissingError:
         return "error", f"the service account {account} does not exist", "docs/clouds/gcp.md has the commands to create it"
     if missing:
-        return "error", f"missing: {_ACT_AS} on {account}", f"give the submitter roles/iam.serviceAccountUser on it; {_ROLES}"
+        return "error", f"missing: {_ACT_AS} on {account}", f"grant the submitter roles/iam.serviceAccountUser on it; {_ROLES}"
     return "ok", str(account), ""
 
 
@@ -186,6 +186,7 @@ def _limit(google: Google, settings: Mapping[str, Any], name: str) -> int | None
     except MissingError:
         return None
     buckets = [bucket for limit in answer.get("consumerQuotaLimits", ()) for bucket in limit.get("quotaBuckets", ())]
+    # Google lists the bucket without a region, the default, before those of regions.
     limits = [int(each["effectiveLimit"]) for each in buckets if each.get("dimensions", {}).get("region") in (settings["region"], None)]
     return limits[-1] if limits else None
 

@@ -1,4 +1,4 @@
-"""Google's refusals with a next step: its own words first, then ours.
+"""Google's refusals with a next step. A message has Google's words first, then ours.
 
 Their shape: https://cloud.google.com/apis/design/errors. ``ErrorInfo`` in the details has the reason, and in its metadata the project that
 was asked for the service: https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto.
@@ -35,7 +35,7 @@ _SHOWN_CHARACTERS = 600
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What Google answered, and who was asked for what."""
+    """A refusal by Google, and what was requested."""
 
     status: int
     reason: str
@@ -109,19 +109,19 @@ def _of_reason(refusal: _Refusal) -> tuple[str, str]:
 
 
 def _if_quota_project(refusal: _Refusal) -> str:
-    """What to do if the project that Google names is not the one that was configured."""
+    """The next step if the project that Google names is not the configured one."""
     if refusal.consumer == refusal.project:
         return ""
     numbered = "if that is not the number of gcp.project, it is" if refusal.consumer.isdecimal() else "it is"
     return (
-        f"; {numbered} the quota project of the credentials, which this changes:"
+        f"; {numbered} the quota project of the credentials; change it with:"
         f" gcloud auth application-default set-quota-project {refusal.project}"
     )
 
 
 def _forbidden(refusal: _Refusal) -> tuple[str, str]:
     if "act as" in refusal.words.lower():
-        hint = f"give the submitter roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
+        hint = f"grant the submitter roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
         return "the credentials lack the permission iam.serviceAccounts.actAs", hint
     named = _PERMISSION.search(refusal.words)
     what = f"the permission {named[1]}" if named else "a permission"

@@ -43,7 +43,7 @@ def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[by
         answer = google.call("POST", "logging", "v2/entries:list", body=_question(project, job, at))
         read_now += _new_lines(answer, at)
         token = str(answer.get("nextPageToken") or "")
-        if not token or token in asked:  # a repeated token would loop for ever
+        if not token or token in asked:  # a repeated token would loop forever
             at.page, at.since = "", _back(at.newest)
             break
         at.page = token

@@ -6,7 +6,7 @@ Google's discovery document.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ _ACCELERATORS = {
     "B200": "NVIDIA_B200",
     "GB200": "NVIDIA_GB200",
 }
+_ATTACHED = {
+    **dict.fromkeys(("NVIDIA_TESLA_P4", "NVIDIA_TESLA_T4", "NVIDIA_TESLA_P100"), (1, 2, 4)),
+    "NVIDIA_TESLA_V100": (1, 2, 4, 8),
+}
+"""Accelerators that are attached to N1 machines, each with its possible numbers (https://cloud.google.com/compute/docs/gpus)."""
 _SIZES = "standard|highmem|highcpu|highgpu|megagpu|ultragpu|edgegpu|megamem|ultramem"
 _MACHINE = re.compile(rf"(?P<kind>(?P<family>[a-z]+[0-9]+[a-z]*)-(?:{_SIZES}))-[0-9]+[a-z]*(?:-lssd)?")
 _TPU = re.compile(r"ct[0-9]+[a-z]*-.*|tpu.*|cloud-tpu")
@@ -63,7 +68,7 @@ def specification_of(plan: "Plan") -> tuple[dict[str, Any], list[str]]:
     machine = known(CLOUD, name, resources)
     if machine is None:
         wanted = resources.accelerator
-        return _specification(name, wanted.kind if wanted else None, wanted.count if wanted else 0), list(_unknown(name))
+        return _specification(name, wanted.kind if wanted else None, wanted.count if wanted else 0), list(name_problems(name))
     return _specification(machine.name, machine.accelerator, machine.accelerators), mismatches(CLOUD, name, resources)
 
 
@@ -88,6 +93,29 @@ def machine_problems(machine: str, disk_type: str | None, strategy: str, platfor
         yield f"gcp.disk_type: {disk_type!r} is not available: {only}"
     if _ARM.fullmatch(machine) and platform != "linux/arm64":
         yield f"gcp.platform: {machine} has Arm processors; set it to linux/arm64, with a base image for it"
+    if _disks_of(machine) and not _ARM.fullmatch(machine) and platform == "linux/arm64":
+        yield f"gcp.platform: {machine} has x86-64 processors; leave it out, or name a machine with Arm processors"
+
+
+def accelerator_problem(machine: Mapping[str, Any]) -> str | None:
+    """Why a machine specification cannot have these accelerators: its family attaches others, or none. None for an unknown machine."""
+    from cloud_train.providers.cloud.machines import machines  # imports pydantic, which only plans need
+
+    name, kind, count = str(machine.get("machineType", "")), machine.get("acceleratorType"), machine.get("acceleratorCount", 0)
+    if name.startswith("n1-"):
+        allowed = _ATTACHED.get(str(kind), ())
+        if kind is not None and count not in allowed:
+            return f"{count} × {kind} cannot be attached to {name}; use {_either(allowed) if allowed else f'one of {_either(_ATTACHED)}'}"
+        return None
+    own = {(_ACCELERATORS.get(each.accelerator or ""), each.accelerators) for each in machines(CLOUD) if each.name == name}
+    if not own or (kind, count) in own:
+        return None
+    has = " or ".join(f"{number} × {accelerator}" if accelerator else "no accelerator" for accelerator, number in own)
+    return f"{name} has {has}, not {f'{count} × {kind}' if kind else 'none'}"
+
+
+def _either(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))
 
 
 def _specification(name: str, kind: str | None, count: int) -> dict[str, Any]:
@@ -97,12 +125,17 @@ def _specification(name: str, kind: str | None, count: int) -> dict[str, Any]:
     return {"machineType": name, "acceleratorType": _ACCELERATORS.get(plain, kind), "acceleratorCount": count}
 
 
-def _unknown(name: str) -> Iterator[str]:
+def name_problems(name: str) -> Iterator[str]:
     """Why a machine that is not in the table cannot be one: its form, or a size that its family does not have."""
     from cloud_train.providers.cloud.machines import machines, similar
 
+    if not name or any(machine.name == name for machine in machines(CLOUD)):
+        return
     if _TPU.fullmatch(name):
-        yield f"gcp.machine: {name} has TPUs, which are not supported: PyTorch as it is cannot use them; use a machine with NVIDIA's GPUs"
+        yield (
+            f"gcp.machine: {name} has TPUs, which are not supported: the usual builds of PyTorch cannot use them;"
+            " use a machine with NVIDIA GPUs"
+        )
         return
     form = _MACHINE.fullmatch(name)
     if form is None or any(machine.name.startswith(f"{form['kind']}-") for machine in machines(CLOUD)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError
+from cloud_train.job.cloud_names import SERVICE_TEMPLATE, has_form
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.errors import CloudError, MissingError
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, create_once, is_young
@@ -21,10 +22,11 @@ from cloud_train.providers.gcp.diagnosis import diagnose_job, diagnoses
 from cloud_train.providers.gcp.logs import read
 from cloud_train.providers.gcp.machines import CLOUD
 from cloud_train.providers.gcp.registry import is_google, login, prepare
-from cloud_train.providers.gcp.request import place_of, request_of, secret_name
+from cloud_train.providers.gcp.request import ENDPOINT, place_of, request_of, secret_name, service_url
 from cloud_train.providers.gcp.rules import problems_of
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
 from cloud_train.retry import RetryPolicy
+from cloud_train.storage.trusted_hosts import GOOGLE, VARIABLE, UntrustedHostError, check
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -66,7 +68,7 @@ class VertexProvider(CloudProvider[Google]):
             jobs.cancel(google, handle.reference["job"])
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secrets once it has ended. A secret that cannot be deleted expires by itself.
+        """Delete the job's secrets once it has ended. A secret that cannot be deleted expires on its own.
 
         Vertex AI keeps the job, at no cost.
         """
@@ -80,6 +82,20 @@ class VertexProvider(CloudProvider[Google]):
         """The job's log in Cloud Logging."""
         with self._google(handle.reference) as google:
             return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
+
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """Accelerators that are not used, and an endpoint that gets no token unless the login is for its sovereign cloud."""
+        yield from super().remarks(plan)
+        endpoint = plan.provider_settings.get("endpoint") or ENDPOINT
+        if not has_form(SERVICE_TEMPLATE, endpoint):
+            return  # refused
+        try:
+            check(service_url(plan.provider_settings, "storage"), GOOGLE, "gcp.endpoint")
+        except UntrustedHostError:
+            yield (
+                f"gcp.endpoint: {endpoint} is not one of Google's hosts, so nothing is sent there, unless your login is for a sovereign"
+                f" cloud with this domain, or the environment variable {VARIABLE} lists it"
+            )
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         """An access token for Artifact Registry or Container Registry. The repository is created if ``create_repository`` is set."""

@@ -35,8 +35,9 @@ _ENTRYPOINT_WORDS = 3
 LEAST_DISK_GIGABYTES = 100
 STORE_ENDPOINT = "API_ENDPOINT_OVERRIDE"
 """google-cloud-storage's variable for the store's endpoint."""
+QUOTA_PROJECT = "GOOGLE_CLOUD_QUOTA_PROJECT"
+"""google-auth's variable for the project that pays for requests (``storage.gcs_account``)."""
 ANY_RESERVATION = "any"
-_FLEX_SECONDS = 7 * 86400
 _SERVICE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
@@ -75,6 +76,7 @@ def request_of(plan: "Plan") -> Request:
     """The custom job and the values needed to send it: its destination, and the name of the secret with the job's secrets."""
     settings, name = plan.provider_settings, job_name(plan.run_id, plan.attempt)
     kept = {key: settings.get(key) for key in ("project", "region", "repository", "platform", "endpoint")}
+    payer = {"quota_project": settings["quota_project"]} if settings.get("quota_project") else {}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
     machine, problems = specification_of(plan)
     built = {
@@ -92,7 +94,7 @@ def request_of(plan: "Plan") -> Request:
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
-        "settings": {**kept, "endpoint": settings.get("endpoint") or ENDPOINT},
+        "settings": {**kept, "endpoint": settings.get("endpoint") or ENDPOINT, **payer},
         "secret": secret,
         "problems": [*problems, *_contradictions(plan), *kept_out],
         "body": body,
@@ -141,11 +143,14 @@ def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
 
 
 def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The worker's environment: behind a private endpoint, it reaches the store there too."""
-    endpoint = settings.get("endpoint") or ENDPOINT
-    if endpoint == ENDPOINT or not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
-        return environment_of(settings)
-    return {**environment_of(settings), STORE_ENDPOINT: service_url(settings, "storage")}
+    """The worker's environment, with the private endpoint of the store and the project that pays for requests, if they are set."""
+    endpoint, payer = settings.get("endpoint") or ENDPOINT, settings.get("quota_project")
+    is_private = endpoint != ENDPOINT and forms.has_form(forms.SERVICE_TEMPLATE, endpoint)
+    return {
+        **environment_of(settings),
+        **({STORE_ENDPOINT: service_url(settings, "storage")} if is_private else {}),
+        **({QUOTA_PROJECT: payer} if payer else {}),
+    }
 
 
 def _reservation(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def _reservation(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _disk(settings: Mapping[str, Any], machine: str) -> dict[str, Any]:
-    from cloud_train.spec.types import ByteSize  # imports pydantic, which observing runs does without
+    from cloud_train.spec.types import ByteSize  # imports pydantic, which observing runs does not need
 
     disk, kind = settings.get("disk"), settings.get("disk_type") or default_disk_type(machine)
     gigabytes = math.ceil(ByteSize.parse(disk).bytes / 10**9) if disk else LEAST_DISK_GIGABYTES
@@ -184,26 +189,12 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
 
 
 def _seconds(duration: str) -> str:
-    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does without
+    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does not need
 
     return f"{math.ceil(Duration.parse(duration).seconds)}s"
 
 
 def _contradictions(plan: "Plan") -> Iterator[str]:
-    """Settings that Vertex AI does not take together."""
-    settings, spot = plan.provider_settings, plan.job.resources.spot
-    chosen = {name for name in ("flex_start", "reservation", "persistent_resource") if settings.get(name)}
-    if spot and chosen:
-        yield f"gcp.{min(chosen)}: not for spot capacity; set resources.spot to false, or leave it out"
-    elif len(chosen) > 1:
-        yield f"gcp.{min(chosen)}: not together with gcp.{max(chosen)}; leave one of them out"
-    if settings.get("max_wait") is not None and not settings.get("flex_start"):
-        yield "gcp.max_wait: only with gcp.flex_start; set that to true, or leave gcp.max_wait out"
-    if settings.get("flex_start") and whole_seconds(plan) > _FLEX_SECONDS:
-        limit = "limits.duration" if plan.job.limits.duration else "gcp.max_runtime"
-        yield f"gcp.flex_start: jobs may run for at most 7 days, and this one for {whole_seconds(plan):,} s; reduce {limit}"
-    if settings.get("network") and settings.get("network_attachment"):
-        yield "gcp.network_attachment: not together with gcp.network; leave one of them out"
-    for needed in ("base_output_directory", "service_account"):
-        if settings.get("tensorboard") and not settings.get(needed):
-            yield f"gcp.tensorboard: requires gcp.{needed}"
+    """Settings that exclude each other, and of which the request can express only one; ``rules`` checks what it does express."""
+    if plan.job.resources.spot and plan.provider_settings.get("flex_start"):
+        yield "gcp.flex_start: cannot be used with spot capacity; set resources.spot to false, or leave out this setting"

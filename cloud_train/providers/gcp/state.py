@@ -2,8 +2,8 @@
 
 While a worker runs, it reports to the run directory. The state derived here counts only if a worker could not report. Vertex AI has a few
 states and one error. Only the error's text distinguishes a bad image from a failed worker, so the causes come from that text. After a
-container's exit it holds the program's last output too, which says nothing about the platform and is not searched. Its codes are those of
-https://cloud.google.com/apis/design/errors.
+container's exit it holds the program's last output too, which says nothing about the platform and is not searched. The error's codes are
+those of https://cloud.google.com/apis/design/errors.
 """
 
 import re
@@ -122,7 +122,7 @@ def _failed(message: str, code: int) -> Observation:
 def _of_exit(status: int, message: str) -> Observation:
     if said := said_by(status):
         return said if said is TAKEN else replace(said, message=_shown(message, said.message))
-    if status == exit_status.STORE:
+    if status in (exit_status.STORE, exit_status.STORE_ON_VERTEX):
         advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
         return ended(Cause.INFRASTRUCTURE, _shown(message, advice))
     if status in (exit_status.KILLED, exit_status.TERMINATED):
@@ -133,7 +133,7 @@ def _of_exit(status: int, message: str) -> Observation:
 
 
 def _of_text(own: str, message: str | None = None) -> Observation | None:
-    """What Vertex AI's ``own`` words mean; ``message`` is the whole text, for the user."""
+    """The observation that Vertex AI's ``own`` words stand for; ``message`` is the whole text, for the user."""
     searched = _LINK.sub("", own)
     for pattern, cause, advice in _TEXTS:
         if pattern.search(searched):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud_train.errors import StoreError
+from cloud_train.spec.paths import home_folder
 from cloud_train.storage.base import Multipart, Store
 from cloud_train.storage.transfer.local_files import SmallFiles
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
@@ -45,8 +46,7 @@ class Options:
     @property
     def state_folder(self) -> Path:
         """Folder for remembered folder contents."""
-        home = os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train"
-        return self.state or Path(home).expanduser().absolute() / "transfers"
+        return self.state or home_folder() / "transfers"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Copying the objects under a prefix into a folder: after one listing, only those that differ are fetched.
+"""Copying between the objects under a prefix and a folder, either way: after one listing, only those that differ are moved.
 
 Nothing is deleted on either side; a file that differs is replaced. Neither times nor sizes count as proof that files are identical:
 ``remembered`` knows which are unchanged, and SHA-256 decides about the others.
@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from cloud_train.storage.transfer.local_files import PIECE_BYTES, StoppedError, 
 from cloud_train.storage.transfer.paths import explain, explained, ignores_case, open_folder, place
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory
+from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 _HASHING_BYTES = PIECE_BYTES
 
@@ -36,6 +37,43 @@ def download_folder(store: Store, prefix: str, folder: Path, options: Options | 
     comparison.engine.skipped.extend(placed.skipped)
     comparison.run([step for key, path in placed.paths.items() if (step := _download_or_not(comparison, key, folder / path))])
     return comparison.engine.summary()
+
+
+def upload_folder(
+    store: Store, prefix: str, folder: Path, files: Mapping[str, Path], options: Options | None = None
+) -> tuple[Summary, list[str]]:
+    """Upload ``files`` below ``folder``, which are reached through no link, each to ``prefix`` and its name there, if the object differs.
+
+    Returns also the keys under ``prefix`` that are none of these files. Raises like ``uploading.upload``.
+    """
+    comparison = _Comparison.begin(store, folder, prefix, options or Options())
+    others = dict.fromkeys(comparison.listed)
+    steps = []
+    for name, path in files.items():
+        others.pop(prefix + name, None)
+        if step := _upload_or_not(comparison, prefix + name, path):
+            steps.append(step)
+    comparison.run(steps)
+    return comparison.engine.summary(), list(others)
+
+
+def _upload_or_not(comparison: "_Comparison", key: str, path: Path) -> Step | None:
+    with explained(f"read {path}"):
+        identity = Identity.of(path.stat(follow_symlinks=False))
+    is_alike = key in comparison.listed and comparison.listed[key].size == identity.size
+    if is_alike and comparison.is_unchanged(key, identity):
+        return None
+    comparison.engine.meter.expect(1, identity.size)
+    file = Upload(path, key, below=comparison.folder)
+    if is_alike:
+        return Step(partial(_compare_and_upload, comparison, file, identity.size), _HASHING_BYTES)
+    return upload_step(comparison.engine, file, identity.size)
+
+
+def _compare_and_upload(comparison: "_Comparison", file: Upload, size: int) -> Sequence[Step]:
+    if (known := comparison.same(file.key, file.path)) is not None:
+        return comparison.settle(known)
+    return [upload_step(comparison.engine, file, size)]
 
 
 def _download_or_not(comparison: "_Comparison", key: str, path: Path) -> Step | None:

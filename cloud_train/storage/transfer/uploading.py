@@ -52,11 +52,11 @@ def upload(store: Store, files: Iterable[Upload], options: Options | None = None
         with explained(f"read {file.path}"):
             sizes.append(file.path.stat().st_size)
     engine.meter.expect(len(todo), sum(sizes))
-    engine.run(_upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
+    engine.run(upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
     return engine.summary()
 
 
-def _upload_step(engine: Engine, file: Upload, size: int) -> Step:
+def upload_step(engine: Engine, file: Upload, size: int) -> Step:
     """The first step of uploading a file; it returns the steps that follow."""
     if engine.options.part_bytes is None and size <= _WHOLE_BYTES:  # without the store's part size, for which some stores import an SDK
         return Step(partial(_send_whole, engine, file, 1), size)

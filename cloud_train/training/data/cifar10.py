@@ -37,18 +37,18 @@ def load_cifar10(data: Cifar10Data, place: Path, seed: int) -> DataSet:
     """The images, as uint8 (images, 3, 32, 32), and their classes.
 
     ``place`` is the archive or folder of ``data.path``, or without it the cache with the downloaded archive. The test batch is for
-    validation, unless a fraction of the training images is. Raises CorruptError, naming the file and what is wrong with it.
+    the test. Raises CorruptError, naming the file and what is wrong with it.
     """
     source = data.source_at(place)
-    wanted = {_NAMES, *_TRAINING} | ({_TEST} if data.validation is None else set())
+    wanted = {_NAMES, *_TRAINING, _TEST}
     contents = dict(_files(source, wanted))
     if missing := sorted(wanted - contents.keys()):
         if _PYTHON_VERSION in contents:
             raise CorruptError(f"{source} is the Python version of CIFAR-10; only the binary version can be read", hint=_BINARY_HINT)
         raise CorruptError(f"{source} is not CIFAR-10's binary version: {', '.join(missing)} is missing", hint=_HINT)
     classes = _class_names(contents[_NAMES], f"{source}: {_NAMES}")
-    test = _images(contents, [_TEST], source) if _TEST in wanted else None
-    return image_data_set(data, _images(contents, _TRAINING, source), test, classes, seed)
+    train, test = _images(contents, _TRAINING, source), _images(contents, [_TEST], source)
+    return image_data_set(data, train, test, classes, seed)
 
 
 def _class_names(content: bytes, origin: str) -> tuple[str, ...]:

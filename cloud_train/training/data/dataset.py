@@ -1,5 +1,6 @@
 """A loaded data set: its samples, which the loop picks by number, the split, and the names of the classes."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from cloud_train.data.pixels import Normalize
 from cloud_train.errors import CloudTrainError, JobError
 from cloud_train.job.models import JobSpec
 from cloud_train.spec.registry import implementation, plugin_code
+
+_PIECE = 1 << 22
+"""Numbers of a tensor that are hashed at a time, so that a converted copy stays small."""
 
 
 class ToldToStopError(CloudTrainError):
@@ -75,6 +79,14 @@ class Samples(ABC):
     def expect(self, rows: Tensor) -> None:  # noqa: B027 -- most data is complete, and has nothing to do
         """Note the order in which samples will be picked, int64 (samples,), so that arriving data can arrive in that order."""
 
+    def fingerprint(self) -> str:
+        """A digest of what the samples are, in their order, for a checkpoint to record; the targets alone by default."""
+        return digest_of(self.targets, *([] if self.lengths is None else [self.lengths]))
+
+    def skipped(self) -> str:
+        """How many samples were left out because they cannot be read, as words; empty if none was."""
+        return ""
+
     @abstractmethod
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
         """A batch for each pick, in the order of the picks, on the device chosen with ``to``. Close the generator to release its resources.
@@ -85,6 +97,29 @@ class Samples(ABC):
     @abstractmethod
     def to(self, device: torch.device) -> Self:
         """The same samples with batches on ``device``."""
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """A digest of the tensors' shapes and contents. Whole numbers count by their value, whatever their type."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{list(tensor.shape)}".encode())
+        for piece in torch.split(tensor.detach().flatten(), _PIECE):
+            kind = _narrowest(piece)
+            digest.update(str(kind).encode())
+            digest.update(piece.to("cpu", kind).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _narrowest(numbers: Tensor) -> torch.dtype:
+    """The smallest type that holds these whole numbers, so that there is less to hash; for other numbers one that NumPy has."""
+    if numbers.dtype == torch.bfloat16:
+        return torch.float32
+    if numbers.dtype.is_floating_point or not len(numbers):
+        return numbers.dtype
+    least, most = (int(bound) for bound in torch.aminmax(numbers))
+    kinds = (torch.uint8, torch.int16, torch.int32)
+    return next((kind for kind in kinds if torch.iinfo(kind).min <= least and most <= torch.iinfo(kind).max), torch.int64)
 
 
 @dataclass(frozen=True)
@@ -109,10 +144,20 @@ class DataSet:
     """How an image gets its ``image_shape``: a drawing is scaled as a whole, a photograph is cropped to its centre."""
     bucketing: bool = False
     """Whether lines of similar length are put in one batch."""
+    test: Samples | None = None
+    """What the finished model is tested on, if the data has such samples."""
+    remarks: tuple[str, ...] = ()
+    """What of the data is not read, and what looks like a mistake."""
+
+    def parts(self) -> dict[str, Samples]:
+        """The samples for training and validation, and those for a test if there are any, by what they are for."""
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {name: samples for name, samples in parts.items() if samples is not None}
 
     def to(self, device: torch.device) -> "DataSet":
         """The same data with batches on ``device``."""
-        return DataSet(**{**vars(self), "train": self.train.to(device), "validation": self.validation.to(device)})
+        moved = {name: samples.to(device) for name in ("train", "validation", "test") if (samples := getattr(self, name)) is not None}
+        return DataSet(**{**vars(self), **moved})
 
 
 def load(job: JobSpec, place: Path) -> DataSet:

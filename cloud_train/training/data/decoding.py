@@ -1,4 +1,4 @@
-"""One JPEG or PNG file as the pixels of a square: read, turned upright, cropped, scaled.
+"""One image file as the pixels of a square: read, turned upright, cropped, scaled.
 
 The format is determined by a file's content, not its name, and an image that claims to be very large is refused before it is decoded.
 """
@@ -8,7 +8,7 @@ import math
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -23,12 +23,13 @@ from cloud_train.errors import CorruptError, StoreError
 MOST_PIXELS = 64_000_000
 """Pixels of an image, width times height, above which it is refused."""
 
-_FORMATS = ("JPEG", "PNG")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for damaged files."""
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Reasons for a failed open that are not the file's fault."""
 _LONGEST_REASON = 200
+_OF_12_BITS = 1 << 12
 _KEPT_BLOCKS = 4
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -87,7 +88,7 @@ def read_image(path: str | PathLike[str], size: int, channels: int, choose: Choo
         raise UnreadableImageError(path, _too_large("the image")) from error
     except UnidentifiedImageError as error:
         is_empty = (Path(path).stat().st_size if content is None else len(content)) == 0
-        raise UnreadableImageError(path, "the file is empty" if is_empty else "not a JPEG or PNG") from error
+        raise UnreadableImageError(path, "the file is empty" if is_empty else "not a JPEG, PNG, WebP, BMP, GIF or TIFF") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise StoreError(f"cannot open {path}: {_reason(error)}") from error
@@ -127,12 +128,35 @@ def random_part(size: int, augment: PhotoAugment, seed: int) -> Chooser:
     return choose
 
 
+def deep_images(paths: Iterable[str]) -> str:
+    """A remark about images with more than 8 bits per channel among ``paths``; empty if there is none, or none can be read.
+
+    Cameras and scanners with 10 or 12 bits store them in 16, so that all values are small and the scaled image is almost black.
+    """
+    brightest, deep = 0, []
+    for path in paths:
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.mode.startswith("I") and image.width * image.height <= MOST_PIXELS:
+                    brightest = max(brightest, int(np.asarray(image).max()))
+                    deep.append(path)
+        except (*_UNREADABLE, Image.DecompressionBombError):
+            continue  # the training itself says what is wrong with it
+    if not deep:
+        return ""
+    scaled = f"images with 16 bits per channel, such as {deep[0]}, are scaled to 8 bits"
+    if brightest >= _OF_12_BITS:
+        return scaled
+    several = "its brightest pixel is" if len(deep) == 1 else f"the brightest pixel of {len(deep):,} of them is"
+    return f"{scaled}; {several} {brightest:,} of 65,535, so they become almost black: if they have fewer bits, scale them first"
+
+
 def prepare_pillow() -> None:
     """Load Pillow's decoders, and let it keep some memory of freed images.
 
     Otherwise it allocates each image from the operating system and returns it, which can take as long as decoding a small image.
     """
-    Image.preinit()
+    Image.init()
     Image.core.set_blocks_max(_KEPT_BLOCKS)  # type: ignore[attr-defined]  # documented ("Block Allocator"), not declared
 
 
@@ -186,7 +210,9 @@ def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits per channel: Pillow would clip 16 bits to 8 instead of scaling them."""
+    """The image with 8 bits per channel: Pillow would clip 16 bits to 8 instead of scaling them. Raises ValueError for other numbers."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))

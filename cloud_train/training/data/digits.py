@@ -22,7 +22,7 @@ _BRIGHTEST = 16
 
 
 def load_digits(data: DigitsData, _place: Path, seed: int) -> DataSet:
-    """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; ``seed`` determines which are for validation."""
+    """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; ``seed`` is that of augmentation."""
     table = _read(_file())
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / _BRIGHTEST).view(-1, 1, _SIDE, _SIDE)
     if data.size != _SIDE:

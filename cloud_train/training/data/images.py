@@ -1,9 +1,9 @@
 """Images in class folders or in tar shards, decoded during training.
 
-The samples are numbered in the order of the names of classes and files, or of shards and their members, so a number means the same image
-wherever the folder is. An image's augmentation in an epoch is drawn from the seed, the epoch and its number. An image that cannot be
-read ends the run, or is left out of its batch (``data.broken: skip``), which then has fewer samples, or none; progress counts the picked
-samples. So nothing depends on the number of decoder processes, or on where a run was resumed.
+The samples are numbered in the order of the names of classes, sub folders and files, or of shards and their members, so a number means
+the same image wherever the folder is. An image's augmentation in an epoch is drawn from the seed, the epoch and its number. An image that
+cannot be read ends the run, or is left out of its batch (``data.broken: skip``), which then has fewer samples, or none; progress counts the
+picked samples. So nothing depends on the number of decoder processes, or on where a run was resumed.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import copy
@@ -24,55 +24,79 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_train.data.base import held_back
-from cloud_train.data.images import ImagesData, find_shards, list_images
+from cloud_train.data.image_folder import ImagePart, list_images
+from cloud_train.data.images import ImagesData, find_shards
+from cloud_train.data.shards import Part
+from cloud_train.data.shares import share_remarks
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
-from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
+from cloud_train.training.data.decoding import Chooser, UnreadableImageError, deep_images, middle, prepare_pillow, random_part, read_image
+from cloud_train.training.data.memory import split
 from cloud_train.training.data.shards import ShardImages
 from cloud_train.training.data.unpack import unpacked
 from cloud_train.training.device import usable_cpus
-from cloud_train.training.randomness import derived_seed, permutation
+from cloud_train.training.randomness import derived_seed
 from cloud_train.worker import contract
+
+_OTHERS: tuple[Part, Part] = ("val", "test")
+_MOST_EXAMPLES = 20
+"""Images that are opened before the training, one of a class, to see how many bits they have."""
+_SHOWN_CLASSES = 5
+_MOST_SIZES = 20_000
+"""Files whose sizes are part of the data's fingerprint."""
 
 
 def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
     """The images in the folder ``place``, or, with ``data.url`` only, in the archive that was downloaded into the cache ``place``.
 
-    The folder may also contain tar shards, which may still be arriving. Without images in ``val``, ``seed`` determines which ones are for
-    validation. Raises FieldError for a folder without the required layout, and what ``unpacked`` and ``ShardImages`` raise.
+    The folder may also contain tar shards, which may still be arriving. Without images in ``val``, ``data.seed`` chooses which ones are for
+    validation; ``seed`` is that of augmentation. Raises FieldError for a folder without the required layout, and what ``unpacked`` and
+    ``ShardImages`` raise.
     """
     folder = _downloaded(data, place) if data.path is None else _unpacked(place) if place.is_file() else place
-    classes, files, validation_files = _found(data, folder)
-    if validation_files is not None:
-        train_numbers, validation_numbers = np.arange(len(files)), np.arange(len(validation_files))
+    found = _found(data, folder)
+    files, held_out, remarks = found.train, found.validation, found.remarks
+    if held_out is not None:
+        train_numbers, validation_numbers = np.arange(len(files)), np.arange(len(held_out))
     else:
-        validation_files = files
-        order = permutation(len(files), seed, "split").numpy()
-        count = held_back(len(files), data.validation, "images")
-        validation_numbers, train_numbers = np.sort(order[:count]), np.sort(order[count:])
+        held_out = files
+        train_rows, validation_rows = split(torch.from_numpy(files.classes), data.validation, data.seed, "images")
+        train_numbers, validation_numbers = train_rows.numpy(), validation_rows.numpy()
+        remarks = (*remarks, *share_remarks(len(files), len(validation_rows), data.validation, "images"))
     return DataSet(
-        train=FolderSamples(files, train_numbers, data, seed),
-        validation=FolderSamples(validation_files, validation_numbers, data, seed),
-        classes=classes,
+        train=FolderSamples(files, train_numbers, data, seed, found.classes),
+        validation=FolderSamples(held_out, validation_numbers, data, seed, found.classes),
+        test=FolderSamples(found.test, np.arange(len(found.test)), data, seed, found.classes) if found.test is not None else None,
+        classes=found.classes,
         image_shape=(data.channels, data.size, data.size),
         normalize=data.normalize,
         preparation="photograph",
+        remarks=remarks,
     )
 
 
-def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
-    """The classes, the training images, and the validation images if they are separate."""
+class _Found(NamedTuple):
+    """The images of each part."""
+
+    classes: tuple[str, ...]
+    train: "Images"
+    validation: "Images | None"
+    test: "Images | None"
+    remarks: tuple[str, ...] = ()
+
+
+def _found(data: ImagesData, folder: Path) -> _Found:
     if (index := find_shards(folder, data.classes)) is not None:
         arrivals = ShardExchange(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
-        validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
-        return index.classes, ShardImages(arrivals, index, "train"), validation
+        others = [ShardImages(arrivals, index, part) if index.of_part(part) else None for part in _OTHERS]
+        return _Found(index.classes, ShardImages(arrivals, index, "train"), others[0], others[1])
     found = list_images(folder, data.classes, data.source_field)
-    files = ImageFiles(found.train, found.classes, found.images)
-    if found.validation is None:
-        return found.classes, files, None
-    return found.classes, files, ImageFiles(found.validation, found.classes, found.validation_images)
+    train = ImageFiles(found.train)
+    held_out, tested = (ImageFiles(part) if part else None for part in (found.validation, found.test))
+    examples = np.unique(train.classes, return_index=True)[1][:_MOST_EXAMPLES]
+    remark = deep_images(map(train.path, examples))
+    return _Found(found.classes, train, held_out, tested, (*found.remarks, *filter(None, [remark])))
 
 
 def _downloaded(data: ImagesData, cache: Path) -> Path:
@@ -106,6 +130,9 @@ class Images(Protocol):
     def expect(self, numbers: np.ndarray) -> None:
         """Note the order in which images will be needed."""
 
+    def fingerprint(self, numbers: np.ndarray) -> str:
+        """``Samples.fingerprint`` for the images with these ascending numbers."""
+
 
 class ImageFiles:
     """Paths of images by number, class after class.
@@ -114,9 +141,10 @@ class ImageFiles:
     are one block of memory.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> None:
-        self._folders = [os.fsencode(folder / name) for name in classes]
-        self.classes = np.arange(len(classes)).repeat([len(of_class) for of_class in names])
+    def __init__(self, part: ImagePart) -> None:
+        names = part.images
+        self._folders = [os.fsencode(part.folder / name) for name in part.folders]
+        self.classes = np.arange(len(names)).repeat([len(of_class) for of_class in names])
         """Number of each image's class, int64 (images,)."""
         lengths = np.fromiter((len(os.fsencode(name)) for of_class in names for name in of_class), np.int64, len(self.classes))
         self._ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
@@ -127,17 +155,36 @@ class ImageFiles:
 
     def path(self, number: int) -> str:
         """Where the image is."""
-        name = self._names[self._ends[number] : self._ends[number + 1]]
+        name = self._name(number)
         return os.fsdecode(self._folders[self.classes[number]] + b"/" + name)
 
     def content(self, number: int, is_stopped: Callable[[], bool]) -> None:
         """None: every image is a file."""
 
     def groups(self, numbers: np.ndarray) -> None:
-        """None: every image arrives by itself."""
+        """None: the images are separate files."""
 
     def expect(self, numbers: np.ndarray) -> None:
         """Nothing to do: all files exist."""
+
+    def fingerprint(self, numbers: np.ndarray) -> str:
+        """A digest of the classes and names of these images, and of the sizes of at most ``_MOST_SIZES`` of them, evenly spread.
+
+        On a network file system each size is a round trip, and a digest of the contents would read everything.
+        """
+        digest = hashlib.sha256(self.classes[numbers].tobytes())
+        for number in numbers:
+            digest.update(self._name(number) + b"\0")
+        for number in numbers[:: math.ceil(len(numbers) / _MOST_SIZES) or 1]:
+            try:
+                size = os.stat(self.path(number)).st_size  # noqa: PTH116 -- paths are kept as strings
+            except OSError:
+                size = -1
+            digest.update(b"%d\0" % size)
+        return digest.hexdigest()
+
+    def _name(self, number: int) -> bytes:
+        return self._names[self._ends[number] : self._ends[number + 1]]
 
 
 class Decoded(NamedTuple):
@@ -156,16 +203,17 @@ Request = tuple[list[int], int | None]
 class FolderSamples(Samples):
     """Some of the images in a folder. Batches have their channels innermost in memory.
 
-    With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each skipped file is named once, on stderr.
+    With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each skipped file is named once, on stderr, and too
+    many of one class end the run.
     """
 
-    def __init__(self, files: Images, numbers: np.ndarray, settings: ImagesData, seed: int) -> None:
+    def __init__(self, files: Images, numbers: np.ndarray, settings: ImagesData, seed: int, classes: Sequence[str]) -> None:
         self.targets = torch.from_numpy(files.classes[numbers])
         self.groups = files.groups(numbers)
         self._files, self._numbers, self._settings, self._seed = files, numbers, settings, seed
         self._processes = default_processes() if settings.workers is None else settings.workers
         self._device = torch.device("cpu")
-        self._named: set[int] = set()
+        self._broken = _Broken(self.targets, classes, settings.max_broken)
 
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
         """A batch for each pick; from an infinite iterator of picks, a few are taken at a time.
@@ -186,6 +234,14 @@ class FolderSamples(Samples):
         moved = copy(self)
         moved._device = device
         return moved
+
+    def fingerprint(self) -> str:
+        """A digest of the images' names and sizes."""
+        return self._files.fingerprint(self._numbers)
+
+    def skipped(self) -> str:
+        """A sentence on how many images were left out, and of which classes."""
+        return self._broken.sum()
 
     def path(self, row: int) -> str:
         """The file of a sample, or its shard and its name in it."""
@@ -249,9 +305,7 @@ class FolderSamples(Samples):
             if self._settings.broken == "fail":
                 hint = "replace or delete the file, or set data.broken to skip"
                 raise UnreadableImageError(self.path(row), reason, hint)
-            if row not in self._named:
-                print(f"skipped: {self.path(row)}: {reason}", file=sys.stderr, flush=True)
-                self._named.add(row)
+            self._broken.add(row, self.path(row), reason)
         is_readable = torch.ones(len(rows), dtype=torch.bool)
         is_readable[[place for place, _ in broken]] = False
         return rows[is_readable]
@@ -266,6 +320,40 @@ class FolderSamples(Samples):
         for place, pixels in zip(floats.numpy(), images.numpy(), strict=True):
             _put(place, pixels)
         return floats
+
+
+class _Broken:
+    """The images that were left out because they cannot be read."""
+
+    def __init__(self, targets: Tensor, classes: Sequence[str], most: float) -> None:
+        self._targets, self._classes, self._most = targets, classes, most
+        self._sizes = torch.bincount(targets, minlength=len(classes)).tolist()
+        self._rows: set[int] = set()
+        self._counts = Counter[int]()
+
+    def add(self, row: int, path: str, reason: str) -> None:
+        """Name an image on stderr, once. Raises UnreadableImageError if too many of its class cannot be read: the whole of it, or more than
+        one and more than the allowed fraction.
+        """
+        if row in self._rows:
+            return
+        print(f"skipped: {path}: {reason}", file=sys.stderr, flush=True)
+        self._rows.add(row)
+        number = int(self._targets[row])
+        self._counts[number] += 1
+        broken, size = self._counts[number], self._sizes[number]
+        if broken == size or broken > max(1, self._most * size):
+            what = f"{reason}; with it, {broken:,} of the {size:,} images of the class {self._classes[number]!r} cannot be read"
+            raise UnreadableImageError(path, what, "replace or delete these files, or set data.max_broken to a larger fraction")
+
+    def sum(self) -> str:
+        """A sentence on how many were left out, and of which classes; empty if none was."""
+        if not self._rows:
+            return ""
+        several = "image was" if len(self._rows) == 1 else "images were"
+        of_classes = ", ".join(f"{count:,} of {self._classes[number]!r}" for number, count in self._counts.most_common(_SHOWN_CLASSES))
+        more = ", …" if len(self._counts) > _SHOWN_CLASSES else ""
+        return f"{len(self._rows):,} of {len(self._targets):,} {several} skipped because they cannot be read: {of_classes}{more}"
 
 
 class RecycledMemory:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cloud_train.data.base import held_back
 from cloud_train.data.cifar10 import Cifar10Data
 from cloud_train.data.digits import DigitsData
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.pixels import Augment
-from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
+from cloud_train.data.shares import class_shares, share_remarks
+from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples, digest_of
 from cloud_train.training.randomness import derived_seed, permutation
 
 
@@ -67,6 +67,10 @@ class TensorSamples(Samples):
     def __init__(self, inputs: Tensor, targets: Tensor, augmentation: Augmentation | None = None) -> None:
         self.inputs, self.targets, self._augmentation = inputs, targets, augmentation
 
+    def fingerprint(self) -> str:
+        """A digest of all inputs and targets. Targets of text are its inputs, shifted by one; only their last column is read."""
+        return digest_of(self.inputs, self.targets[:, -1] if self.targets.dim() > 1 else self.targets)
+
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
         """A batch for each pick."""
         for rows, epoch in picks:
@@ -99,25 +103,37 @@ class Images(NamedTuple):
 def image_data_set(
     data: DigitsData | MnistData | Cifar10Data, train: Images, test: Images | None, classes: tuple[str, ...], seed: int
 ) -> DataSet:
-    """A data set of images in memory: ``test`` is for validation, or, if it is None, the fraction ``data.validation`` of ``train``."""
-    if test is None:
-        train_rows, test_rows = split(len(train.targets), data.validation or 0, seed, "images")
-        train, test = train.of(train_rows), train.of(test_rows)
+    """A data set of images in memory: the fraction ``data.validation`` of ``train`` is held out for validation.
+
+    ``seed`` is that of augmentation; ``data.seed`` chooses what is held out. Raises FieldError if the fraction leaves a part empty.
+    """
+    train_rows, validation_rows = split(train.targets, data.validation, data.seed, "images")
+    remarks = share_remarks(len(train.targets), len(validation_rows), data.validation, "images")
+    train, validation = train.of(train_rows), train.of(validation_rows)
     _, channels, height, width = train.pixels.shape
     augmentation = Augmentation(data.augment, len(train.targets), seed) if data.augment is not None else None
     return DataSet(
         train=TensorSamples(*train, augmentation),
-        validation=TensorSamples(*test),
+        validation=TensorSamples(*validation),
+        test=TensorSamples(*test) if test is not None else None,
         classes=classes,
         image_shape=(channels, height, width),
         normalize=data.normalize,
+        remarks=remarks,
     )
 
 
-def split(samples: int, validation: float, seed: int, what: str) -> tuple[Tensor, Tensor]:
-    """The numbers of the training samples, and of the fraction ``validation`` of them for validation; int64, in an order determined by
-    ``seed``. Raises FieldError, calling the samples ``what``, if either would be empty.
+def split(targets_N: Tensor, validation: float, seed: int, what: str) -> tuple[Tensor, Tensor]:
+    """The numbers of the samples for training, and of those that are held out for validation; both int64, ascending.
+
+    ``targets_N`` are the classes of all samples, int64. Each class gives its share of the fraction ``validation`` (``class_shares``), and
+    ``seed`` chooses which of its samples. Raises FieldError, calling the samples ``what``, if either part would be empty.
     """
-    count = held_back(samples, validation, what)
-    order = permutation(samples, seed, "split")
-    return order[count:], order[:count]
+    sizes = torch.bincount(targets_N)
+    shares = torch.tensor(class_shares(sizes.tolist(), validation, what))
+    drawn_N = permutation(len(targets_N), seed, "split")
+    by_class_N = drawn_N[targets_N[drawn_N].argsort(stable=True)]
+    places_N = torch.arange(len(targets_N)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    is_held_out_N = torch.zeros(len(targets_N), dtype=torch.bool)
+    is_held_out_N[by_class_N] = places_N < shares.repeat_interleave(sizes)
+    return (~is_held_out_N).nonzero().flatten(), is_held_out_N.nonzero().flatten()

@@ -33,13 +33,11 @@ _HINT = "download the file again, and check its source"
 def load_mnist(data: MnistData, place: Path, seed: int) -> DataSet:
     """The images, as uint8 (images, 1, height, width), and their labels from 0 to 9.
 
-    ``place`` is the folder of ``data.path``, or without it the cache with the downloaded files. The files ``t10k-…`` are for
-    validation, unless a fraction of the training images is. Raises CorruptError, naming the file and what is wrong with it, and FieldError
-    for a missing file.
+    ``place`` is the folder of ``data.path``, or without it the cache with the downloaded files. The files ``t10k-…`` are for the test.
+    Raises CorruptError, naming the file and what is wrong with it, and FieldError for a missing file.
     """
-    train = _images(data, place, "train")
-    test = _images(data, place, "t10k") if data.validation is None else None
-    if test is not None and test.pixels.shape[1:] != train.pixels.shape[1:]:
+    train, test = _images(data, place, "train"), _images(data, place, "t10k")
+    if test.pixels.shape[1:] != train.pixels.shape[1:]:
         raise CorruptError(
             f"the training images have {_sides(train.pixels)} pixels, but the test images have {_sides(test.pixels)}",
             hint="use four files of the same data set",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cloud_train.data.sequences import Line, SequencesData, Unit, most_frequent, numbered, pieces, tokens_of
-from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
+from cloud_train.data.shares import share_remarks
+from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples, digest_of
 from cloud_train.training.data.memory import split
 
 _BLOCK_LINES = 2048
@@ -29,6 +30,10 @@ class RaggedSamples(Samples):
         self.lengths: Tensor = lengths
         self.targets = targets
         self._begins = lengths.cumsum(0) - lengths
+
+    def fingerprint(self) -> str:
+        """A digest of all tokens, the lengths of the lines, and their classes."""
+        return digest_of(self.tokens, self.lengths, self.targets)
 
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
         """A batch for each pick, as wide as its longest line."""
@@ -48,28 +53,33 @@ class RaggedSamples(Samples):
         return type(self)(self.tokens.to(device), self.lengths, self.targets.to(device))
 
 
-def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
+def load_sequences(data: SequencesData, place: Path, _seed: int) -> DataSet:
     """The job's lines; the classes are their labels, sorted, and the vocabulary is that of the training lines.
 
-    ``place`` is the file or folder of ``data.path``, or without it the cache with the downloaded file. ``seed`` determines which lines are
-    for validation, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
+    ``place`` is the file or folder of ``data.path``, or without it the cache with the downloaded file. ``data.seed`` chooses which
+    lines are for validation, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
     """
-    lines, held_back = data.read(data.source_at(place))
+    lines, held_back, tested, remarks = data.read(data.source_at(place))
     classes = tuple(sorted({line.label for line in lines}))
+    number = {label: place for place, label in enumerate(classes)}
     if held_back is None:
-        train_rows, validation_rows = split(len(lines), data.validation, seed, "lines")
+        targets = torch.tensor([number[line.label] for line in lines])
+        train_rows, validation_rows = split(targets, data.validation, data.seed, "lines")
+        remarks = (*remarks, *share_remarks(len(lines), len(validation_rows), data.validation, "lines"))
         lines, held_back = [lines[row] for row in train_rows], [lines[row] for row in validation_rows]
     reader = _Reader(data.tokens)
-    train, validation = reader.read(lines), reader.read(held_back)
-    tokens = reader.vocabulary(train, data.vocabulary)
-    number = {label: place for place, label in enumerate(classes)}
+    read = [(reader.read(part), part) for part in (lines, held_back, tested or [])]
+    tokens = reader.vocabulary(read[0][0], data.vocabulary)
     parts = [
         RaggedSamples(*reader.encoded(blocks, tokens, data.max_length), torch.tensor([number[line.label] for line in part]))
-        for blocks, part in ((train, lines), (validation, held_back))
+        for blocks, part in read
+        if part
     ]
     return DataSet(
         train=parts[0],
         validation=parts[1],
+        test=parts[2] if tested else None,
+        remarks=remarks,
         classes=classes,
         tokens=tokens,
         unit=data.tokens,

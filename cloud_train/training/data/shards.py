@@ -1,5 +1,6 @@
 """Images in tar shards, by number: read at the offsets in the index, after waiting for their shard if it is still arriving."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class ShardImages:
         encoded = [member.encode(errors="surrogateescape") for member in members]
         self._ends = np.concatenate([np.zeros(1, np.int64), np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()])
         self._names = b"".join(encoded)
-        self._groups_count = len(shards) if all(shard.sha256 for _, shard in shards) else 0
+        self._checksums = [shard.sha256 for _, shard in shards]
+        self._groups_count = len(shards) if all(self._checksums) else 0
         if arrivals.source is None:
             for file, (_, shard) in zip(self._files, shards, strict=True):
                 _check_there(file, shard.size)
@@ -83,6 +85,15 @@ class ShardImages:
         if not self._groups_count:
             return None
         return torch.from_numpy(np.bincount(self._shards[numbers], minlength=self._groups_count))
+
+    def fingerprint(self, numbers: np.ndarray) -> str:
+        """A digest of these images' numbers, and of the shards' checksums, or without an index of all names and sizes."""
+        digest = hashlib.sha256(numbers.tobytes() + self._shards.tobytes())
+        if all(self._checksums):
+            digest.update("".join(map(str, self._checksums)).encode())
+        else:
+            digest.update(self._names + self._ends.tobytes() + self._sizes.tobytes())
+        return digest.hexdigest()
 
     def expect(self, numbers: np.ndarray) -> None:
         """Request the shards in the order in which these images need them, unless all have arrived."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cloud_train.data.python_docs import PythonDocsData
-from cloud_train.data.text import TextData, sequences, split
+from cloud_train.data.text import TextData, sequences, split, validation_length
 from cloud_train.data.text import vocabulary as vocabulary_of
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
@@ -18,14 +18,21 @@ def load_text(data: PythonDocsData | TextData, place: Path, _seed: int) -> DataS
     ``place`` is the file or folder of ``data.path``, or without it the cache with the downloaded file. Raises FieldError for text that
     cannot be used.
     """
-    text = data.read(data.source_at(place) if isinstance(data, TextData) else place)
+    source = data.source_at(place) if isinstance(data, TextData) else place
+    text = data.read(source)
     vocabulary = vocabulary_of(text)
     train, validation = split(text, data.validation)
     return DataSet(
         train=_samples(encode(train, vocabulary), data.sequence_length),
-        validation=_samples(encode(validation, vocabulary), data.sequence_length),
+        validation=validation_samples(validation, vocabulary),
         classes=tuple(vocabulary),
+        remarks=data.remarks(source) if isinstance(data, TextData) else (),
     )
+
+
+def validation_samples(text: str, vocabulary: str) -> TensorSamples:
+    """``text``, which has at least two characters, as sequences of the length that validation uses."""
+    return _samples(encode(text, vocabulary), validation_length(len(text)))
 
 
 def encode(text: str, vocabulary: str) -> torch.Tensor:

@@ -38,9 +38,10 @@ class Recurrent(nn.Module):
         self.inputs = inputs
         self.features = model.hidden_size * (2 if model.bidirectional else 1)
         """Output width of a layer, per token."""
-        self.widths = [model.embedding_size or inputs] + [self.features] * (model.layers - 1)
+        embedding = model.width_of_embedding(inputs)
+        self.widths = [embedding or inputs] + [self.features] * (model.layers - 1)
         """Input width of each layer, per token."""
-        self.embedding = nn.Embedding(inputs, model.embedding_size) if model.embedding_size else None
+        self.embedding = nn.Embedding(inputs, embedding) if embedding else None
         self.rnn = nn.ModuleList(_layer(model, width) for width in self.widths)
         self.dropout = nn.ModuleList(nn.Dropout(model.dropout) if model.dropout else nn.Identity() for _ in self.widths)
 
@@ -158,4 +159,22 @@ def _layer(model: RnnModel, width: int) -> nn.Module:
     if model.cell == "linear":
         return LinearLayer(width, model.hidden_size)
     layer: nn.Module = _LAYERS[model.cell](width, model.hidden_size, batch_first=True, bidirectional=model.bidirectional)
+    if isinstance(layer, nn.LSTM):
+        _remember_at_first(layer)
     return layer
+
+
+def _remember_at_first(layer: nn.LSTM) -> None:
+    """Let the cells keep what they have until they have learned what to forget (docs/benchmarks.md has the difference).
+
+    The forget gates' bias begins at 1 (Jozefowicz et al., 2015), and each gate's recurrent weights are orthogonal (Saxe et al., 2014). The
+    other weights keep torch's initial values. torch adds two biases per gate, in the order input, forget, cell, output.
+    """
+    forget = slice(layer.hidden_size, 2 * layer.hidden_size)
+    with torch.no_grad():
+        for name, weight in layer.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in weight.chunk(4):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("bias"):
+                weight[forget] = 1.0 if name.startswith("bias_ih") else 0.0

@@ -1,14 +1,19 @@
 """One attempt from start to end: join the other nodes, find the checkpoint and the data, run the program, record why it ended."""
 
+import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+from cloud_train.beneath import open_within
 from cloud_train.data.downloads import downloads_of
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.fencing import ancestor_in
@@ -19,7 +24,7 @@ from cloud_train.run.succession import Branch, superseded_by
 from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import accelerators, contract, data, ending
-from cloud_train.worker.attempts import program, sealing
+from cloud_train.worker.attempts import program, script_code, sealing
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.program import Running
 from cloud_train.worker.attempts.sealing import Sealer
@@ -29,8 +34,12 @@ from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.nodes import nodes_named, verdict, wait_for_name
 from cloud_train.worker.own_workspace import take_over_newest
 from cloud_train.worker.processes.subprocesses import Children
+from cloud_train.worker.weights import bring_weights, weights_of
 from cloud_train.worker.workspace import DiskReserve, is_full
 
+_MOST_METRICS_BYTES = 1 << 20
+_FOUND = "found: "
+_KILLED = 128 + signal.SIGKILL
 _LAST_WRITES = 30  # tries to record the end on a full disk
 
 
@@ -55,12 +64,16 @@ class AcceleratorMissingError(CloudTrainError):
 class Attempt:
     """One attempt; call ``run`` once."""
 
-    def __init__(self, number: int, context: AttemptContext) -> None:
+    def __init__(self, number: int, context: AttemptContext, *, heeds_notices: bool = True) -> None:
+        """``heeds_notices`` is whether to stop when the platform announces that it will reclaim this machine."""
         self._number = number
+        self._heeds_notices = heeds_notices
         self._at = context
         self._deadline = math.inf
         self._origin: int | None = None
         """The attempt that made the checkpoint from which this one starts, 0 for a start from the beginning; None if unknown."""
+        self._code: dict[str, Any] = {}
+        """What identifies a script's code; empty for a built-in trainer."""
         self._start = ""
         """The name of that checkpoint and the SHA-256 of its manifest, for the other nodes; empty for a start from the beginning."""
         self._reserve = DiskReserve(context.workspace.reserve, context.workspace.store)
@@ -94,20 +107,36 @@ class Attempt:
         at = self._at
         at.workspace.make_folders()
         at.worker_log.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
+        if self._heeds_notices:
+            self._helpers.watch_notices()
         self._check_accelerators()
         self._join()
         fetched = self._fetch_data()
         resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
+        if self._leads:
+            self._identify_code(resume)
+        weights = self._bring_weights() if resume is None else None
         if self._watch.stop:
             return self._stopped(None)
-        sealer = Sealer(at, self._number, self._helpers, self._watch) if self._leads else None
+        sealer = Sealer(at, self._number, self._helpers, self._watch, self._code) if self._leads else None
         if self._leads:
             at.peers.choose_start(self._start)
         kills_before = ending.oom_kills()
         environment = program.environment_of(
-            at.record, at.record_sha256, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
+            at.record,
+            at.record_sha256,
+            at.workspace,
+            self._number,
+            node=at.node,
+            resume=resume,
+            data=fetched,
+            weights=weights,
+            own=os.environ,
         )
-        started = program.on_this_machine(at.record)
+        environment.pop(contract.CODE, None)  # of another run, whose program submitted this one
+        if self._code:
+            environment[contract.CODE] = json.dumps(self._code)
+        started = program.with_python(program.on_this_machine(at.record), environment)
         group = program.start(started, environment, at.workspace.output_log, at.workspace.store)
         running = Running(group, at, self._children, self._helpers, self._watch)
         self._helpers.show_output()
@@ -118,10 +147,11 @@ class Attempt:
             self._watch.limit = self._deadline = monotonic() + at.record.program.duration_seconds
         exit_code = running.until_gone(sealer.look if sealer else None)
         at.worker_log.note(f"the program ended: {ending.describe(exit_code)}")
+        self._note_rejected_metrics()
         if self._is_superseded():
             return self._stopped(exit_code)
         was_stopped = self._was_stopped(exit_code)
-        fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
+        fault = running.fault or (_fault_of(partial(sealer.finish, was_killed=exit_code < 0 or exit_code == _KILLED)) if sealer else None)
         if was_stopped:
             return self._stopped(exit_code, running.how_killed())
         if fault:  # retrying would not help
@@ -129,6 +159,29 @@ class Attempt:
         out_of_memory = ending.oom_kills() > kills_before
         end = ending.of_program(exit_code, out_of_memory, at.workspace.failure, at.workspace.output_log)
         return ending.beside_others(exit_code, end) if at.peers else end
+
+    def _identify_code(self, resume: Path | None) -> None:
+        """Identify a script's code, and note whether the checkpoint was made by other code."""
+        at = self._at
+        if not program.is_script(at.record):
+            return
+        went_well, found = self._watch.do(partial(script_code.identity, at.record, at.workspace.store), abandon_on_stop=True)
+        if not went_well or not found:
+            return
+        self._code = json.loads(found)
+        with suppress(CorruptError):
+            if resume and (remark := script_code.remark_on(resume, self._code)):
+                at.worker_log.note(remark)
+
+    def _note_rejected_metrics(self) -> None:
+        """Note lines of the program's metrics that are not metrics; only of the first MiB, since a program's lines are alike."""
+        from cloud_train.run.metrics import rejected_in  # the worker of a program without metrics does not need it
+
+        with suppress(OSError):  # there is no file, or a link or pipe in its place
+            with os.fdopen(open_within(self._at.workspace.metrics, self._at.workspace.store), "rb") as file:
+                data = file.read(_MOST_METRICS_BYTES)
+            if said := str(rejected_in(data[: data.rfind(b"\n") + 1])):
+                self._at.worker_log.note(said)
 
     @property
     def _leads(self) -> bool:
@@ -187,6 +240,10 @@ class Attempt:
             )
             if not went_well and not self._watch.stop:
                 raise StoreError(f"checkpoint {name} cannot be downloaded from {self._at.remote.url}: {reason}")
+            if went_well:
+                from cloud_train.worker.attempts import foreign
+
+                foreign.restore(checkpoints, name, self._at.worker_log.note)
         return checkpoints / name
 
     def _with_the_others(self, own: Ending) -> Ending:
@@ -228,7 +285,11 @@ class Attempt:
                 makers |= take_over_newest(earlier, checkpoints, note, branch)
             if remote:
                 makers |= remote.bring_newest(checkpoints, note, branch)
-            return sealing.prepare(checkpoints, note, self._number, branch, makers)
+            if found := sealing.prepare(checkpoints, note, self._number, branch, makers):
+                from cloud_train.worker.attempts import foreign
+
+                foreign.restore(checkpoints, found.split(" ")[0], note)
+            return found
 
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
@@ -267,20 +328,42 @@ class Attempt:
             return
 
         def download() -> str:
-            is_here = not os.environ.get(contract.PLATFORM)
+            data.download_all(files, program.download_folder(os.environ), self._at.worker_log.note, allow_loopback=_is_here())
+            return ""
+
+        self._bring(download, "the data")
+
+    def _bring_weights(self) -> Path | None:
+        """The weights that the run begins with, on this machine; None for random ones. Raises DataRefusedError and StoreError."""
+        at = self._at
+        start = weights_of(at.record.plan)
+        if start is None or self._watch.stop:
+            return None
+        run, cache = at.workspace.record.parent, program.download_folder(os.environ)
+
+        def bring() -> str:
+            return str(bring_weights(start, run, at.remote, cache, at.worker_log.note, allow_loopback=_is_here()))
+
+        found = self._bring(bring, "the weights to start from")
+        return Path(found) if found else None
+
+    def _bring(self, bring: Callable[[], str], what: str) -> str:
+        """The result of ``bring``; empty if the attempt was stopped. Raises StoreError, and DataRefusedError if a retry would not help."""
+
+        def tried() -> str:
             try:
-                data.download_all(files, program.download_folder(os.environ), self._at.worker_log.note, allow_loopback=is_here)
+                return f"{_FOUND}{bring()}"
             except RetriesExhaustedError:
                 raise
             except CloudTrainError as error:
                 return f"{error.message} ({error.hint})" if error.hint else error.message
-            return ""
 
-        went_well, reason = self._watch.do(download, abandon_on_stop=True)
+        went_well, found = self._watch.do(tried, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
-            raise StoreError(f"the data cannot be fetched: {reason}")
-        if went_well and reason:
-            raise DataRefusedError(reason)
+            raise StoreError(f"{what} cannot be fetched: {found}")
+        if went_well and not found.startswith(_FOUND):
+            raise DataRefusedError(found)
+        return found.removeprefix(_FOUND) if went_well else ""
 
     def _is_superseded(self) -> bool:
         """Whether a newer attempt has begun; looked for before anything of this one counts as a result."""
@@ -309,7 +392,7 @@ class Attempt:
             model = sealing.earlier_model(self._at.workspace.model.parent, branch, self._number)
         if model is None:
             return end
-        went_well, text = self._watch.do(partial(sealing.seal_model, model, self._number))
+        went_well, text = self._watch.do(partial(sealing.seal_model, model, self._number, self._code))
         if not went_well and self._is_superseded():
             return self._stopped(end.exit_code)
         return (
@@ -328,6 +411,11 @@ class Attempt:
                 return
             self._at.signals.wait(self._at.timing.write_again)
         print(f"cannot record the end: {end.cause.value}: {end.message}", file=sys.stderr)
+
+
+def _is_here() -> bool:
+    """Whether this is no cloud's machine, so that downloads from loopback addresses are allowed."""
+    return not os.environ.get(contract.PLATFORM)
 
 
 def _fault_of(action: Callable[[], None]) -> StoreError | None:

@@ -5,11 +5,12 @@ from __future__ import annotations  # for types that are imported only where the
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from cloud_train.run.shard_exchange import ShardExchange
-from cloud_train.worker import contract
+from cloud_train.worker import contract, notices
 from cloud_train.worker.console import Console, wanted
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes import tree
@@ -33,6 +34,7 @@ class Helpers:
         self._subprocesses: dict[int, Subprocess] = {}
         self._fetcher: Fetcher | None = None
         self._console: Console | None = None
+        self._notices: Subprocess | None = None
         self._group: int | None = None
         self._guard = self._new_guard()
 
@@ -59,6 +61,20 @@ class Helpers:
         if wanted():
             self._console = Console(self._at.workspace.output_log, self._at.workspace.store, self._in_child)
             self._children.expect(self._console.pid)
+
+    def watch_notices(self) -> None:
+        """Watch for a notice that this machine is about to be reclaimed, if its platform gives any."""
+        if look := notices.look_of(os.environ.get(contract.PLATFORM, "")):
+            self._notices = self.begin(partial(notices.wait, look, os.getpid()))
+
+    def notice(self) -> str:
+        """That notice, once; otherwise empty."""
+        watching = self._notices
+        if watching is None or not self.is_done(watching):
+            return ""
+        self._notices = None
+        went_well, said = self.result(watching)
+        return said if went_well else ""
 
     def keep_going(self) -> None:
         """Restart the uploader, the fetcher or the guard if it died."""
@@ -101,6 +117,8 @@ class Helpers:
     def end(self) -> None:
         """After the program's end: end all helpers but the uploader, and reap all remaining processes."""
         self._end_console()
+        if self._notices:
+            self.abandon(self._notices)
         self._guard.dismiss()
         if self._fetcher:
             self._fetcher.end()

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from cloud_train.beneath import IrregularError, open_within
-from cloud_train.environment import TRAINER_VARIABLES, with_original_python_path, with_safe_python_path
+from cloud_train.environment import TRAINER_VARIABLES, with_original_python_path, with_quiet_threads, with_safe_python_path
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
@@ -30,6 +30,8 @@ from cloud_train.worker.workspace import Workspace
 
 TRAINER = ("-m", "cloud_train.training")
 """What the Python of the worker runs for a job of a built-in model."""
+_PYTHONS = ("python", "python3")
+_SHELL = ("/bin/sh", "-c")
 _PREFIX = "CLOUD_TRAIN_"
 _HOME = "CLOUD_TRAIN_HOME"
 
@@ -60,9 +62,24 @@ def on_this_machine(record: RunRecord) -> Program:
     ``/``: `python -m` imports what is in the folder that it starts in.
     """
     program = record.program
-    if _is_script(record):
+    if is_script(record):
         return program
     return replace(program, command=(sys.executable, *TRAINER), directory="/")
+
+
+def with_python(program: Program, environment: Mapping[str, str]) -> Program:
+    """The program, with the interpreter that runs this worker in place of ``python`` or ``python3`` as its first word, if PATH has none."""
+    first, *others = program.command
+    in_shell = program.command[:2] == _SHELL and len(program.command) == 3
+    word = program.command[2].split(None, 1)[0] if in_shell and program.command[2].strip() else first
+    folders = environment.get("PATH", os.defpath).split(os.pathsep)
+    if word not in _PYTHONS or any(os.access(f"{folder or '.'}/{word}", os.X_OK) for folder in folders):
+        return program
+    if in_shell:
+        import shlex  # like shutil, it takes a while that most workers can save
+
+        return replace(program, command=(*_SHELL, program.command[2].replace(word, shlex.quote(sys.executable), 1)))
+    return replace(program, command=(sys.executable, *others))
 
 
 def environment_of(
@@ -74,13 +91,15 @@ def environment_of(
     node: NodeContext,
     resume: Path | None,
     data: Path | None,
+    weights: Path | None = None,
     own: Mapping[str, str],
 ) -> dict[str, str]:
     """The program's environment: ``given_environment``, then the contract's variables, and no stale ones of another run."""
     program = record.program
+    given = given_environment(record, own)
     return {
         "PYTHONUNBUFFERED": "1",  # so that a Python program's lines are logged as they are printed, even if it is killed afterwards
-        **given_environment(record, own),
+        **(given if contract.PLATFORM in own else with_quiet_threads(given)),  # a rented machine has no other programs to spare
         **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
@@ -88,6 +107,7 @@ def environment_of(
         contract.JOB_SHA256: record_sha256,
         contract.CHECKPOINTS: str(workspace.checkpoints),
         contract.RESUME: str(resume or ""),
+        **({contract.START_FROM: str(weights)} if weights else {}),
         contract.MODEL: str(workspace.model),
         contract.METRICS: str(workspace.metrics),
         contract.DATA: str(data or program.data or download_folder(own)),
@@ -115,13 +135,14 @@ def _own_and_of_job(record: RunRecord, own: Mapping[str, str]) -> dict[str, str]
     kept_back = {FORWARDED, *withheld(own, record.job.get("secrets", ()))}
     inherited = {name: value for name, value in own.items() if (not name.startswith(_PREFIX) or name == _HOME) and name not in kept_back}
     given = with_original_python_path(inherited)
-    if _is_script(record):
+    if is_script(record):
         return {**given, **record.program.environment}
     tuning = {name: value for name, value in record.program.environment.items() if name in TRAINER_VARIABLES}
     return with_safe_python_path({**given, **tuning})
 
 
-def _is_script(record: RunRecord) -> bool:
+def is_script(record: RunRecord) -> bool:
+    """Whether the program is the user's own, not a built-in trainer."""
     return bool(record.job.get("model", {}).get("kind", "script") == "script")
 
 

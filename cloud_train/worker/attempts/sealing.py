@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from cloud_train import beneath
 from cloud_train.beneath import IrregularError
@@ -19,11 +21,18 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import MANIFEST, MODEL, checkpoints_of, step_of, unfinished_model, unfinished_model_of
 from cloud_train.run.succession import Branch
 from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.attempts.script_code import with_code
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes.subprocesses import Subprocess
 
+if TYPE_CHECKING:
+    from cloud_train.worker.attempts.foreign import Found, Signature
+
 _REMOVE = "have the program create an ordinary folder there, or keep the existing one"
+
+_SHOWN = 3
+_NAME_IT = "a checkpoint is a folder step-<number>, written under a name that begins with a dot and then renamed"
 
 Note = Callable[[str], None]
 
@@ -45,6 +54,21 @@ def unsealed(checkpoints: Path) -> set[str]:
         raise StoreError(f"the checkpoints cannot be kept: {error.path} is {error.what}", hint=_REMOVE) from error
     except OSError:
         return set()
+
+
+def other_names(checkpoints: Path) -> list[str]:
+    """What the program has put beside its checkpoints under names that are not those of checkpoints, sorted; hidden names do not count."""
+    with (
+        suppress(OSError),
+        beneath.held(checkpoints.parent, (checkpoints.name,), listed=True) as directory,
+        os.scandir(directory) as entries,
+    ):
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and (step_of(entry.name) is None or not entry.is_dir(follow_symlinks=False))
+        )
+    return []
 
 
 def has_none(checkpoints: Path) -> bool:
@@ -99,14 +123,19 @@ def _is_of(branch: Branch | None, checkpoint: Path, step: int) -> bool:
         return False
 
 
-def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note, attempt: int | None = None) -> str:
-    """Write the manifests of these checkpoint folders, then prune. Folders that cannot be sealed are noted and left unchanged."""
+def seal_checkpoints(
+    checkpoints: Path, names: set[str], keep: int, note: Note, attempt: int | None = None, *, code: Mapping[str, Any] | None = None
+) -> str:
+    """Write the manifests of these checkpoint folders, then prune. Folders that cannot be sealed are noted and left unchanged.
+
+    ``code`` identifies the program's code.
+    """
     from cloud_train.run.checkpoints import prune
     from cloud_train.run.manifest import write_manifest
 
     for name in sorted(names, key=lambda name: step_of(name) or 0):
         try:
-            write_manifest(checkpoints / name, step_of(name), root=checkpoints.parent, attempt=attempt)
+            write_manifest(checkpoints / name, step_of(name), fingerprint=with_code(code), root=checkpoints.parent, attempt=attempt)
         except StoreError as error:
             note(f"ignored checkpoint {name}: {error.message}")
             continue
@@ -128,7 +157,7 @@ def has_model(unfinished: Path) -> bool:
         return False
 
 
-def seal_model(unfinished: Path, attempt: int | None = None) -> str:
+def seal_model(unfinished: Path, attempt: int | None = None, code: Mapping[str, Any] | None = None) -> str:
     """Write the manifest of the model in ``unfinished``, unless it has a valid one, and make it the run's final model.
 
     Raises StoreError, SupersededError if a newer attempt has begun.
@@ -138,7 +167,7 @@ def seal_model(unfinished: Path, attempt: int | None = None) -> str:
 
     run = unfinished.parent
     if not _has_manifest(unfinished, attempt):
-        write_manifest(unfinished, step=None, root=run, attempt=attempt)
+        write_manifest(unfinished, step=None, fingerprint=with_code(code), root=run, attempt=attempt)
     try:
         with beneath.held(run, (unfinished.name,)), beneath.held(run, listed=True) as directory:
             earlier = f".{MODEL}-before-{attempt}"
@@ -227,30 +256,123 @@ def _put_aside(name: str, directory: int, note: Note) -> None:
 class Sealer:
     """Seals the checkpoints of one attempt. Create it before the program starts; it runs at most one subprocess at a time."""
 
-    def __init__(self, at: AttemptContext, number: int, helpers: Helpers, watch: Watch) -> None:
-        self._at, self._number, self._helpers, self._watch = at, number, helpers, watch
+    def __init__(self, at: AttemptContext, number: int, helpers: Helpers, watch: Watch, code: Mapping[str, Any] | None) -> None:
+        """``code`` identifies the program's code (``script_code``)."""
+        self._at, self._number, self._helpers, self._watch, self._code = at, number, helpers, watch, code
         self._checkpoints = at.workspace.checkpoints
         self._tried: set[str] = set()
         self._subprocess: Subprocess | None = None
+        self._of_program = _OfProgram(at, number, code)
 
     def look(self) -> None:
         """Seal new checkpoints in a subprocess, without waiting for it."""
         if self._subprocess and self._helpers.is_done(self._subprocess):
-            self._helpers.result(self._subprocess)
+            self._of_program.record(*self._helpers.result(self._subprocess))
             self._subprocess = None
-        if self._subprocess is None and (names := unsealed(self._checkpoints) - self._tried):
+        if self._subprocess is not None:
+            return
+        if names := unsealed(self._checkpoints) - self._tried:
             self._tried |= names
             self._subprocess = self._helpers.begin(self._sealing(names))
+        elif work := self._of_program.look():
+            self._subprocess = self._helpers.begin(work)
 
-    def finish(self) -> None:
-        """After the program's end: seal all remaining checkpoints."""
+    def finish(self, *, was_killed: bool = False) -> None:
+        """After the program's end: seal all remaining checkpoints. ``was_killed`` is whether it may have been writing one."""
         while self._subprocess:
             self._watch.turn()
             self.look()
         # Folders that could not be sealed before, perhaps because they were still being written, get another chance.
         if names := unsealed(self._checkpoints):
             self._watch.do(self._sealing(names))
+        if work := self._of_program.rest(trusts_the_unknown=not was_killed):
+            self._of_program.record(*self._watch.do(work))
+        recognised = self._of_program.recognised()
+        if others := [name for name in other_names(self._checkpoints) if name not in recognised]:
+            shown = ", ".join(map(repr, others[:_SHOWN])) + (", …" if len(others) > _SHOWN else "")
+            several = "a name" if len(others) == 1 else f"{len(others):,} names"
+            self._at.worker_log.note(f"not kept as checkpoints, because of {several}: {shown}; {_NAME_IT}")
 
     def _sealing(self, names: set[str]) -> Callable[[], str]:
         keep = self._at.record.program.keep_checkpoints
-        return partial(seal_checkpoints, self._checkpoints, names, keep, self._at.worker_log.note, self._number)
+        return partial(seal_checkpoints, self._checkpoints, names, keep, self._at.worker_log.note, self._number, code=self._code)
+
+
+class _OfProgram:
+    """What a program saves under the names of other frameworks (``foreign``), for the Sealer. Create it before the program starts."""
+
+    def __init__(self, at: AttemptContext, number: int, code: Mapping[str, Any] | None) -> None:
+        self._at, self._number, self._code = at, number, code
+        self._checkpoints = at.workspace.checkpoints
+        self._seen: dict[str, Found] = {}
+        self._sealed: dict[str, Signature] = {}
+        self._tried: dict[str, Signature] = {}
+        self._groups: list[list[Found]] = []
+        self._is_ignored = False
+        self._next = 0.0
+        for item in self._found():  # what was put back from the checkpoint that the attempt resumes from
+            self._sealed.update(item.files)
+
+    def look(self) -> Callable[[], str] | None:
+        """The work of sealing what has been at rest since the look before; None if there is nothing."""
+        if monotonic() < self._next:
+            return None
+        self._next = monotonic() + self._at.timing.look
+        found, before = self._found(), self._seen
+        self._seen = {item.name: item for item in found}
+        if not found:
+            return None
+        from cloud_train.worker.attempts import foreign
+
+        return self._work(foreign.at_rest(found, before), {**self._sealed, **self._tried}, trusts_the_unknown=True)
+
+    def rest(self, *, trusts_the_unknown: bool) -> Callable[[], str] | None:
+        """After the program's end: the work of sealing what has not been sealed."""
+        return self._work(self._found(), self._sealed, trusts_the_unknown=trusts_the_unknown)
+
+    def record(self, went_well: bool, result: str) -> None:
+        """Note the result of the work."""
+        for number in result.split() if went_well and self._groups else ():
+            for item in self._groups[int(number)]:
+                self._sealed.update(item.files)
+        self._groups = []
+
+    def recognised(self) -> set[str]:
+        """The names in the folder of checkpoints that were sealed, or contain what was."""
+        return set() if self._is_ignored else {name.split("/")[0] for name in self._sealed}
+
+    def _found(self) -> "list[Found]":
+        if self._is_ignored or not other_names(self._checkpoints):
+            return []
+        from cloud_train.worker.attempts import foreign  # not needed by programs without such names
+
+        with suppress(OSError):
+            if foreign.are_own(self._checkpoints):
+                self._is_ignored = True
+                return []
+            return foreign.found_in(self._checkpoints)
+        return []
+
+    def _work(self, found: "list[Found]", sealed: "Mapping[str, Signature]", *, trusts_the_unknown: bool) -> Callable[[], str] | None:
+        if not found:
+            return None
+        from cloud_train.worker.attempts import foreign
+
+        self._groups = foreign.in_order(found, sealed)
+        if not self._groups:
+            return None
+        for group in self._groups:
+            for item in group:
+                self._tried.update(item.files)
+        at = self._at
+        return partial(
+            foreign.seal_all,
+            self._checkpoints,
+            self._groups,
+            at.workspace.metrics,
+            at.record.program.keep_checkpoints,
+            at.worker_log.note,
+            attempt=self._number,
+            code=self._code,
+            trusts_the_unknown=trusts_the_unknown,
+        )

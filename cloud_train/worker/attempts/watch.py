@@ -76,6 +76,9 @@ class Watch:
             return Stop.CANCELLED
         if at.signals.stop_requested:
             return Stop.TOLD
+        if notice := self._helpers.notice():
+            at.worker_log.note(notice)
+            return Stop.NOTICE
         if now >= self.limit:
             return Stop.TIME_LIMIT
         return Stop.OTHER_NODE if self._another_ends() else None

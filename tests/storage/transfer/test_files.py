@@ -38,6 +38,7 @@ def test_on_every_kind_of_store_files_go_up_and_come_down(store: Store, tmp_path
     assert not left_over(tmp_path / "to")
 
 
+@pytest.mark.slow
 def test_through_200_seeds_of_faults_nothing_corrupt_is_ever_visible(tmp_path: Path) -> None:
     arrived = 0
     for seed in range(200):

@@ -17,8 +17,7 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.cifar10 import load_cifar10
 from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.randomness import permutation
+from cloud_train.training.data.memory import TensorSamples, split
 from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
@@ -99,10 +98,13 @@ def test_the_archive_holds_images_in_the_order_of_the_batches(tmp_path: Path) ->
     assert loaded.classes == NAMES
     assert loaded.image_shape == (3, 32, 32)
     pixels = np.concatenate([pixels_of(number) for number in range(1, 6)])
-    assert np.array_equal(inputs(loaded, "train").reshape(20, 3072).numpy(), pixels)
-    assert loaded.train.targets.tolist() == [(image + number) % 10 for number in range(1, 6) for image in range(4)]
-    assert np.array_equal(inputs(loaded, "validation").reshape(3, 3072).numpy(), pixels_of(0, 3))
-    assert loaded.validation.targets.tolist() == [0, 1, 2]
+    labels = [(image + number) % 10 for number in range(1, 6) for image in range(4)]
+    order = torch.cat(split(torch.tensor(labels), 0.1, 0, "images")).argsort()
+    assert np.array_equal(torch.cat([inputs(loaded, "train"), inputs(loaded, "validation")])[order].reshape(20, 3072).numpy(), pixels)
+    assert torch.cat([loaded.train.targets, loaded.validation.targets])[order].tolist() == labels
+    assert np.array_equal(inputs(loaded, "test").reshape(3, 3072).numpy(), pixels_of(0, 3))
+    assert loaded.test is not None
+    assert loaded.test.targets.tolist() == [0, 1, 2]
 
 
 def test_a_row_is_red_then_green_then_blue_each_row_by_row(tmp_path: Path) -> None:
@@ -122,17 +124,16 @@ def test_the_folder_is_as_good_as_the_archive(tmp_path: Path, inside: str) -> No
     assert torch.equal(of_folder.train.targets, of_archive.train.targets)
 
 
-def test_a_fraction_of_the_training_images_may_validate_instead(tmp_path: Path) -> None:
-    made = files()
-    del made["test_batch.bin"]
-    archive = pack(tmp_path / "cifar.tar.gz", made)
-    loaded = load_cifar10(data(validation=0.25, augment=Augment(crop=4)), archive, seed=7)
+def test_a_fraction_of_the_training_images_of_each_class_validates(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "cifar.tar.gz", files())
+    loaded = load_cifar10(data(validation=0.25, seed=7, augment=Augment(crop=4)), archive, seed=0)
     everything = torch.from_numpy(np.concatenate([pixels_of(number) for number in range(1, 6)])).view(-1, 3, 32, 32)
-    order = permutation(20, 7, "split")
-    assert torch.equal(inputs(loaded, "validation"), everything[order[:5]])
-    assert torch.equal(inputs(loaded, "train"), everything[order[5:]])
+    labels = torch.tensor([(image + number) % 10 for number in range(1, 6) for image in range(4)])
+    train, validation = split(labels, 0.25, 7, "images")
+    assert torch.equal(inputs(loaded, "validation"), everything[validation])
+    assert torch.equal(inputs(loaded, "train"), everything[train])
     with pytest.raises(FieldError, match=r"0\.01 of 20 images leaves none"):
-        load_cifar10(data(validation=0.01), archive, seed=7)
+        load_cifar10(data(validation=0.01), archive, seed=0)
 
 
 def test_the_archive_is_downloaded_with_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_the_archive_is_downloaded_with_its_checksum(tmp_path: Path, monkeypatch
     with serving(**{"cifar.tar.gz": content}) as server:
         section = data(path=None, url=f"{server.url}/cifar.tar.gz", sha256=sha256(content))
         loaded = load_cifar10(section, downloaded(section, tmp_path / "cache"), seed=0)
-    assert len(loaded.train) == 20
+    assert (len(loaded.train), len(loaded.validation), len(loaded.test or ())) == (14, 6, 3)
 
 
 @pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin", META])

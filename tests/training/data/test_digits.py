@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_train.data.digits import DigitsData
+from cloud_train.data.digits import CLASS_SIZES, DigitsData
 from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import digits
 from cloud_train.training.data.dataset import DataSet, Pick
 from cloud_train.training.data.digits import load_digits
-from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.randomness import permutation
+from cloud_train.training.data.memory import TensorSamples, split
 
 
-def load(seed: int = 0, **fields: Any) -> DataSet:
-    return load_digits(DigitsData(dataset="digits", **fields), Path(), seed)
+def load(training_seed: int = 0, **fields: Any) -> DataSet:
+    return load_digits(DigitsData(dataset="digits", **fields), Path(), training_seed)
 
 
 def inputs(loaded: DataSet, part: str) -> torch.Tensor:
@@ -33,9 +32,9 @@ def test_the_digits_are_those_that_scikit_learn_loads() -> None:
 
     theirs = load_theirs()
     ours = load(size=8)
-    order = permutation(1797, 0, "split")
-    images = torch.cat([inputs(ours, "validation"), inputs(ours, "train")])[order.argsort()]
-    targets = torch.cat([ours.validation.targets, ours.train.targets])[order.argsort()]
+    order = torch.cat(split(torch.from_numpy(theirs.target), 0.2, 0, "images")).argsort()
+    images = torch.cat([inputs(ours, "train"), inputs(ours, "validation")])[order]
+    targets = torch.cat([ours.train.targets, ours.validation.targets])[order]
     assert torch.equal(images.squeeze(1) * 16, torch.from_numpy(theirs.images).float())
     assert torch.equal(targets, torch.from_numpy(theirs.target))
 
@@ -52,10 +51,18 @@ def test_the_digits_have_the_wanted_size_and_lie_between_0_and_1() -> None:
     assert data.classes == tuple("0123456789")
 
 
-def test_the_split_of_the_digits_follows_from_the_seed() -> None:
-    first, again, other = (load(seed, size=8) for seed in (3, 3, 4))
-    assert torch.equal(first.validation.targets, again.validation.targets)
-    assert not torch.equal(first.validation.targets, other.validation.targets)
+def test_the_split_of_the_digits_follows_from_the_seed_of_the_data() -> None:
+    first, again, other = (inputs(load(training, size=8, seed=own), "validation") for training, own in ((3, 0), (4, 0), (3, 1)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_sizes_of_the_classes_are_those_of_the_file() -> None:
+    loaded = load(size=8)
+    targets = torch.cat([loaded.train.targets, loaded.validation.targets])
+    assert tuple(torch.bincount(targets).tolist()) == CLASS_SIZES
+    facts = DigitsData(dataset="digits").expected_facts()
+    assert (facts.train_samples, facts.validation_samples) == (len(loaded.train), len(loaded.validation)) == (1438, 359)
 
 
 def test_only_digits_to_train_on_are_augmented_and_all_are_normalized_alike() -> None:

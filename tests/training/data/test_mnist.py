@@ -13,9 +13,8 @@ from cloud_train.data.mnist import MnistData
 from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError
 from cloud_train.spec.problems import FieldError
-from cloud_train.training.data.memory import TensorSamples
+from cloud_train.training.data.memory import TensorSamples, split
 from cloud_train.training.data.mnist import load_mnist
-from cloud_train.training.randomness import permutation
 from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
@@ -61,25 +60,29 @@ def test_images_and_labels_are_those_of_the_files(tmp_path: Path, packed: bool) 
     loaded = load_mnist(data(normalize=Normalize(mean=(0.1,), std=(0.3,))), write(tmp_path / "mnist", made, packed), seed=0)
     assert isinstance(loaded.train, TensorSamples)
     assert isinstance(loaded.validation, TensorSamples)
-    assert (loaded.train.inputs.shape, loaded.train.inputs.dtype) == ((20, 1, 5, 6), torch.uint8)
-    assert loaded.train.inputs.numpy().tobytes() == made[TRAIN_IMAGES][16:]
-    assert loaded.validation.inputs.numpy().tobytes() == made[TEST_IMAGES][16:]
-    assert loaded.train.targets.tolist() == [number % 10 for number in range(20)]
-    assert (len(loaded.validation), loaded.validation.targets.dtype) == (7, torch.int64)
+    assert isinstance(loaded.test, TensorSamples)
+    assert (loaded.train.inputs.shape, loaded.train.inputs.dtype) == ((10, 1, 5, 6), torch.uint8)
+    order = torch.cat(split(torch.arange(20) % 10, 0.1, 0, "images")).argsort()
+    parts = (loaded.train, loaded.validation)
+    images, labels = (torch.cat([getattr(part, name) for part in parts])[order] for name in ("inputs", "targets"))
+    assert images.numpy().tobytes() == made[TRAIN_IMAGES][16:]
+    assert labels.tolist() == [number % 10 for number in range(20)]
+    assert loaded.test.inputs.numpy().tobytes() == made[TEST_IMAGES][16:]
+    assert (loaded.test.targets.tolist(), loaded.test.targets.dtype) == (list(range(7)), torch.int64)
     assert loaded.classes == tuple("0123456789")
     assert loaded.image_shape == (1, 5, 6)
     assert loaded.normalize == Normalize(mean=(0.1,), std=(0.3,))
 
 
-def test_a_fraction_of_the_training_images_may_validate_instead(tmp_path: Path) -> None:
-    made = files()
-    folder = write(tmp_path / "mnist", {name: made[name] for name in (TRAIN_IMAGES, TRAIN_LABELS)})
-    loaded = load_mnist(data(validation=0.25), folder, seed=5)
-    order = permutation(20, 5, "split")
-    assert torch.equal(loaded.validation.targets, order[:5] % 10)
-    assert torch.equal(loaded.train.targets, order[5:] % 10)
-    with pytest.raises(FieldError, match=r"0\.001 of 20 images leaves none"):
-        load_mnist(data(validation=0.001), folder, seed=5)
+def test_a_fraction_of_the_training_images_of_each_digit_validates(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mnist", files(train=40))
+    loaded = load_mnist(data(validation=0.25, seed=5), folder, seed=0)
+    assert torch.bincount(loaded.validation.targets).tolist() == [1] * 10
+    assert torch.bincount(loaded.train.targets).tolist() == [3] * 10
+    train, validation = split(torch.arange(40) % 10, 0.25, 5, "images")
+    assert (loaded.train.targets.tolist(), loaded.validation.targets.tolist()) == ((train % 10).tolist(), (validation % 10).tolist())
+    with pytest.raises(FieldError, match=r"0\.001 of 40 images leaves none"):
+        load_mnist(data(validation=0.001), folder, seed=0)
 
 
 def test_only_training_images_are_augmented(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_the_files_are_downloaded_from_one_folder_into_the_cache(tmp_path: Path,
         for address in (f"{server.url}/sub", f"{server.url}/sub/?key=1"):
             section = data(path=None, url=address, sha256=sums)
             loaded = load_mnist(section, downloaded(section, tmp_path / address.rpartition("/")[2]), seed=0)
-            assert len(loaded.train) == 20
+            assert (len(loaded.train), len(loaded.validation), len(loaded.test or ())) == (10, 10, 7)
         paths = list(dict.fromkeys(request["path"] for request in server.requests))
         assert paths == [f"/sub/{name}.gz{query}" for query in ("", "?key=1") for name in NAMES]
 
@@ -190,6 +193,8 @@ def test_a_folder_in_place_of_a_file_is_no_file(tmp_path: Path) -> None:
         load_mnist(data(), tmp_path / "gone", seed=0)
 
 
-def test_one_image_of_each_is_enough(tmp_path: Path) -> None:
-    loaded = load_mnist(data(), write(tmp_path / "mnist", files(train=1, test=1)), seed=0)
-    assert (len(loaded.train), len(loaded.validation)) == (1, 1)
+def test_few_images_are_enough_and_one_of_each_digit_is_not(tmp_path: Path) -> None:
+    loaded = load_mnist(data(), write(tmp_path / "mnist", files(train=12, test=1)), seed=0)
+    assert (len(loaded.train), loaded.validation.targets.sort().values.tolist(), len(loaded.test or ())) == (10, [0, 1], 1)
+    with pytest.raises(FieldError, match="every class has a single sample"):
+        load_mnist(data(), write(tmp_path / "mnist", files(train=10)), seed=0)

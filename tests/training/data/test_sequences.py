@@ -11,8 +11,8 @@ import torch
 from cloud_train.data.sequences import Line, SequencesData, encode, numbered, vocabulary
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.dataset import Batch, DataSet, Pick
+from cloud_train.training.data.memory import split
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences
-from cloud_train.training.randomness import permutation
 from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
@@ -65,7 +65,7 @@ def test_the_lengths_stay_with_the_cpu_when_the_samples_move() -> None:
 def test_lines_become_numbers_of_their_tokens(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("pos\tGood, good film\nneg\tbad film\n")
     (tmp_path / "validation.tsv").write_text("neg\ta bad, bad film!\n")
-    loaded = load_sequences(data(), tmp_path, seed=0)
+    loaded = load_sequences(data(), tmp_path, 0)
     assert loaded.classes == ("neg", "pos")
     assert loaded.tokens == ("film", "good", ",", "bad")
     assert (loaded.unit, loaded.image_shape) == ("words", None)
@@ -85,12 +85,12 @@ def test_reading_many_lines_gives_what_reading_one_by_one_gives(tmp_path: Path, 
     words = ["".join(draws.choices("abcdé", k=draws.randint(1, 3))) + draws.choice(["", ",", "!?", "'s", "\u200b"]) for _ in range(60)]
     lines = [f"{draws.choice('xyz')}\t{' '.join(draws.choices([*words, '.'], k=draws.randint(1, 12)))}" for _ in range(5000)]
     (tmp_path / "lines.tsv").write_text("\n".join(lines), encoding="utf-8")
-    settings = data(tokens=unit, vocabulary=size, max_length=max_length)
-    loaded = load_sequences(settings, tmp_path / "lines.tsv", seed=3)
+    settings = data(tokens=unit, vocabulary=size, max_length=max_length, seed=3)
+    loaded = load_sequences(settings, tmp_path / "lines.tsv", 0)
 
-    every, _ = settings.read(tmp_path / "lines.tsv")
-    order = permutation(5000, 3, "split").tolist()
-    validation, train = [every[row] for row in order[:500]], [every[row] for row in order[500:]]
+    every, _, *_ = settings.read(tmp_path / "lines.tsv")
+    rows = split(torch.tensor(["xyz".index(line.label) for line in every]), 0.1, 3, "lines")
+    train, validation = ([every[row] for row in part] for part in rows)
     assert loaded.tokens == vocabulary(train, settings.tokens, size)
     numbers = numbered(loaded.tokens)
     for samples, part in ((loaded.train, train), (loaded.validation, validation)):
@@ -104,33 +104,53 @@ def test_reading_many_lines_gives_what_reading_one_by_one_gives(tmp_path: Path, 
 def test_the_vocabulary_is_that_of_the_lines_to_train_on(tmp_path: Path) -> None:
     lines = [Line("ab"[number % 2], f"word{number}") for number in range(10)]
     (tmp_path / "lines.tsv").write_text("\n".join(f"{line.label}\t{line.text}" for line in lines))
-    loaded = load_sequences(data(validation=0.3), tmp_path / "lines.tsv", seed=0)
-    held_back = permutation(10, 0, "split")[:3].tolist()
+    loaded = load_sequences(data(validation=0.3), tmp_path / "lines.tsv", 0)
+    held_back = split(torch.arange(10) % 2, 0.3, 0, "lines")[1].tolist()
     assert set(loaded.tokens or ()) == {line.text for number, line in enumerate(lines) if number not in held_back}
     assert loaded.validation.lengths is not None
     assert loaded.validation.lengths.tolist() == [1, 1, 1]
 
 
-def test_the_split_of_the_lines_follows_from_the_seed(tmp_path: Path) -> None:
+def test_the_split_of_the_lines_follows_from_the_seed_of_the_data(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("\n".join(f"{'ab'[n % 2]}\tw{n}" for n in range(50)))
-    first, again, other = (load_sequences(data(), tmp_path / "lines.tsv", seed) for seed in (1, 1, 2))
+    first, again, other = (load_sequences(data(seed=own), tmp_path / "lines.tsv", seed) for own, seed in ((1, 1), (1, 2), (2, 1)))
     assert first.tokens == again.tokens != other.tokens
 
 
-def test_two_lines_are_enough_and_a_split_that_leaves_none_is_refused(tmp_path: Path) -> None:
+def test_a_rare_label_is_in_both_parts_and_a_single_line_is_for_training(tmp_path: Path) -> None:
     path = tmp_path / "lines.tsv"
-    path.write_text("a\tone\nb\ttwo\n")
-    loaded = load_sequences(data(validation=0.5), path, seed=0)
-    assert (len(loaded.train), len(loaded.validation)) == (1, 1)
-    with pytest.raises(FieldError, match=r"0\.1 of 2 lines leaves none for training or none for validation") as caught:
-        load_sequences(data(), path, seed=0)
+    path.write_text("".join(f"{label}\tword{n}\n" for label, count in (("a", 30), ("b", 2), ("c", 1)) for n in range(count)))
+    for seed in range(20):
+        loaded = load_sequences(data(seed=seed), path, 0)
+        assert torch.bincount(loaded.validation.targets, minlength=3).tolist() == [3, 1, 0]
+        assert torch.bincount(loaded.train.targets, minlength=3).tolist() == [27, 1, 1]
+
+
+def test_few_lines_are_enough_and_a_split_that_leaves_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lines.tsv"
+    path.write_text("a\tone\nb\ttwo\na\tthree\n")
+    loaded = load_sequences(data(validation=0.5), path, 0)
+    assert (len(loaded.train), len(loaded.validation)) == (2, 1)
+    assert "2 lines are held out" not in " ".join(loaded.remarks)
+    with pytest.raises(FieldError, match=r"0\.1 of 3 lines leaves none for training or none for validation") as caught:
+        load_sequences(data(), path, 0)
     assert caught.value.path == ("data", "validation")
 
 
 def test_lines_are_downloaded_with_their_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    content = b"a\tone\nb\ttwo\n"
+    content = b"a\tone\na\ttwo\nb\tthree\n"
     with serving(**{"lines.tsv": content}) as server:
         section = data(path=None, url=f"{server.url}/lines.tsv", sha256=sha256(content), validation=0.5)
-        loaded = load_sequences(section, downloaded(section, tmp_path / "cache"), seed=0)
+        loaded = load_sequences(section, downloaded(section, tmp_path / "cache"), 0)
     assert loaded.classes == ("a", "b")
+
+
+def test_the_lines_for_a_test_are_numbered_with_the_vocabulary_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("a\tone two\na\ttwo\nb\ttwo one\nb\tone\n")
+    (tmp_path / "test.tsv").write_text("b\ttwo three\n")
+    loaded = load_sequences(data(path=".", validation=0.5), tmp_path, 0)
+    assert isinstance(loaded.test, RaggedSamples)
+    assert loaded.tokens is not None
+    assert loaded.test.tokens.tolist() == [loaded.tokens.index("two") + 1, 0]
+    assert loaded.test.targets.tolist() == [1]

@@ -31,7 +31,7 @@ def test_each_target_of_a_text_is_the_character_after_its_input(tmp_path: Path) 
     data = load_text(TextData(dataset="text", path="text.txt", sequence_length=7, validation=0.2), tmp_path / "text.txt", 0)
     assert decode(data, inputs(data, "train")) == text[:77]  # the 80 characters to train on are 11 sequences and a rest
     assert decode(data, data.train.targets) == text[1:78]
-    assert decode(data, inputs(data, "validation")) == text[80:94]
+    assert decode(data, inputs(data, "validation")) == text[80:99]
     assert (data.image_shape, data.tokens) == (None, None)
     batch = next(data.train.batches([Pick(torch.tensor([1]), 0)]))
     assert (decode(data, batch.inputs), decode(data, batch.targets)) == (text[7:14], text[8:15])

@@ -178,6 +178,7 @@ def script(text: str, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_group_leaves_the_processes_at_work(tmp_path: Path) -> None:
     text = """
         import signal
@@ -213,6 +214,7 @@ def test_a_program_that_ends_without_closing_takes_its_processes_along(tmp_path:
             os.kill(int(pid), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [4, 400])
 def test_where_the_shared_memory_is_too_small_the_message_says_so(tmp_path: Path, kilobytes: int) -> None:
     text = """

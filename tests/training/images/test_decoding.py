@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from cloud_train.data.pixels import PhotoAugment
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.training.data.decoding import UnreadableImageError, View, middle, prepare_pillow, random_part, read_image
+from cloud_train.training.data.decoding import UnreadableImageError, View, deep_images, middle, prepare_pillow, random_part, read_image
 from tests.training.images.pictures import SIDE, jpeg_that_claims, noise, oriented, png_header, slope
 
 ORIENTATIONS = range(1, 9)
@@ -186,11 +186,47 @@ def test_a_mirrored_view_shows_left_what_was_right(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "remark"),
+    [
+        (np.full((1, 1), 255, np.uint8), ""),
+        (np.full((1, 1), 65535, np.uint16), "images with 16 bits per channel, such as {}, are scaled to 8 bits"),
+        (
+            np.full((1, 1), 4095, np.uint16),
+            "{}, are scaled to 8 bits; its brightest pixel is 4,095 of 65,535, so they become almost black: ",
+        ),
+    ],
+)
+def test_images_with_16_bits_are_remarked_on_and_those_of_12_bits_too(path: Path, values: np.ndarray, remark: str) -> None:
+    Image.fromarray(values).save(path, format="PNG")
+    broken = path.with_name("broken.png")
+    broken.write_bytes(b"")
+    assert remark.format(path) in deep_images([str(broken), str(path)])
+    assert bool(remark) == bool(deep_images([str(path)]))
+
+
+@pytest.mark.parametrize("format_", ["WEBP", "BMP", "GIF", "TIFF"])
+def test_other_formats_are_read_by_their_contents(path: Path, format_: str) -> None:
+    picture = slope(40, 40)
+    picture.save(path, format=format_, **({"lossless": True} if format_ == "WEBP" else {}))
+    expected = picture.quantize(256).convert("RGB") if format_ == "GIF" else picture
+    difference = read_image(path, 40, 3, middle(40)).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= (40 if format_ == "GIF" else 0)
+
+
+def test_16_bits_are_scaled_and_floating_point_numbers_refused(path: Path) -> None:
+    Image.fromarray(np.full((SIDE, SIDE), 0x8040, np.uint16)).save(path, format="TIFF")
+    assert np.unique(read_image(path, SIDE, 1, middle(SIDE))).tolist() == [0x80]
+    Image.fromarray(np.full((SIDE, SIDE), 0.5, np.float32)).save(path, format="TIFF")
+    with pytest.raises(UnreadableImageError, match="its pixels are floating-point numbers"):
+        read_image(path, SIDE, 1, middle(SIDE))
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "not a JPEG or PNG"),
-        (b"GIF89a" + bytes(100), "not a JPEG or PNG"),
+        (b"<html>not found</html>", "not a JPEG, PNG, WebP, BMP, GIF or TIFF"),
+        (b"GIF89a" + bytes(100), "not a JPEG, PNG, WebP, BMP, GIF or TIFF"),
         # Were it decoded, the reason would be that it has no pixels.
         (png_header(10_000, 10_000), "too large: 10,000×10,000 pixels exceeds the limit of 64 million pixels"),
         (png_header(100_000, 100_000), "too large: the image exceeds the limit of 64 million pixels"),

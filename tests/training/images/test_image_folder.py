@@ -87,9 +87,18 @@ def test_without_a_folder_for_validation_a_part_is_held_back(folder: Path) -> No
     assert [data.classes[target] for target in data.train.targets] == [Path(path).parent.name for path in train]
 
 
-def test_the_split_follows_from_the_seed(folder: Path) -> None:
-    held_back = [paths(part(load_images(settings(validation=0.5), folder / "train", seed), "validation")) for seed in (0, 0, 1)]
+def test_the_split_follows_from_the_seed_of_the_data(folder: Path) -> None:
+    sections = [(settings(validation=0.5, seed=own), seed) for own, seed in ((0, 0), (0, 1), (1, 0))]
+    held_back = [paths(part(load_images(section, folder / "train", seed), "validation")) for section, seed in sections]
     assert held_back[0] == held_back[1] != held_back[2]
+
+
+def test_a_rare_class_is_in_both_parts_whatever_the_seed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {"common": 28, "rare": 2, "single": 1})
+    for seed in range(20):
+        data = load_images(settings(validation=0.1, seed=seed), folder, seed=0)
+        for samples, counts in ((data.train, [25, 1, 1]), (data.validation, [3, 1, 0])):
+            assert torch.bincount(samples.targets, minlength=3).tolist() == counts
 
 
 def test_a_number_means_the_same_image_wherever_the_folder_lies(folder: Path, tmp_path: Path) -> None:
@@ -248,7 +257,7 @@ def test_an_image_that_cannot_be_read_ends_the_run_in_its_turn(folder: Path, wor
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_cannot_be_read_are_left_out_if_the_job_says_so(folder: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
-    found = samples(broken_folder(folder), workers, broken="skip")
+    found = samples(broken_folder(folder), workers, broken="skip", max_broken=0.5)
     batches = read(found, picked(0, 1, 8), picked(2, 1), picked(2, 3, epoch=1))
     whole = samples(folder)
     assert equal(batches[:1], read(whole, picked(0, 8)))
@@ -258,6 +267,32 @@ def test_images_that_cannot_be_read_are_left_out_if_the_job_says_so(folder: Path
         f"skipped: {folder / 'train' / 'cat' / '001.png'}: the file is empty",
         f"skipped: {folder / 'train' / 'cat' / '002.png'}: too large: 10,000×10,000 pixels exceeds the limit of 64 million pixels",
     ]
+    assert found.skipped() == f"2 of {len(found)} images were skipped because they cannot be read: 2 of 'cat'"
+    assert whole.skipped() == ""
+
+
+def test_more_broken_images_of_a_class_than_the_job_allows_end_the_run(folder: Path) -> None:
+    found = samples(broken_folder(folder), broken="skip", max_broken=0.1)
+    with pytest.raises(
+        UnreadableImageError, match=r"002\.png: .*; with it, 2 of the \d+ images of the class 'cat' cannot be read"
+    ) as caught:
+        read(found, picked(0, 1, 2))
+    assert caught.value.hint == "replace or delete these files, or set data.max_broken to a larger fraction"
+
+
+def test_a_class_without_any_readable_image_ends_the_run_whatever_the_job_allows(folder: Path) -> None:
+    for file in (folder / "train/cat").iterdir():
+        file.write_bytes(b"")
+    found = samples(folder, broken="skip", max_broken=1.0)
+    with pytest.raises(UnreadableImageError, match="images of the class 'cat' cannot be read"):
+        read(found, picked(*range(len(found))))
+
+
+def test_a_link_that_leads_nowhere_is_a_broken_image(folder: Path) -> None:
+    (folder / "train/cat/000.png").unlink()
+    (folder / "train/cat/000.png").symlink_to("gone.png")
+    with pytest.raises(UnreadableImageError, match=r"000\.png: No such file"):
+        read(samples(folder), picked(0))
 
 
 # Where it is done

@@ -88,7 +88,7 @@ def test_an_image_that_cannot_be_read_is_named_with_its_shard(packed: Path) -> N
     (packed / shard.name).write_bytes(content)
     found = samples(packed, validation=0.01 + 1 / 17)
     row = next(row for row in range(len(found)) if found.path(row).endswith(shard.members[0]))
-    with pytest.raises(UnreadableImageError, match=rf"{shard.name}: {shard.members[0]}: not a JPEG or PNG"):
+    with pytest.raises(UnreadableImageError, match=rf"{shard.name}: {shard.members[0]}: not a JPEG, PNG, WebP, BMP, GIF or TIFF"):
         read(found, row)
 
 
