@@ -287,8 +287,8 @@ class MergedMetrics:
 
 
 def tells_pace(name: str) -> bool:
-    """Whether a metric describes the training's pace (rates, the learning rate, the gradient's norm) rather than its quality."""
-    return name.endswith(("_per_second", "learning_rate", "gradient_norm", "data_wait", "eta_seconds"))
+    """Whether a metric describes the training's steps (rates, the learning rate, one batch's gradient or loss) rather than its quality."""
+    return name.endswith(("_per_second", "learning_rate", "gradient_norm", "batch_loss", "data_wait", "eta_seconds"))
 
 
 def _parsed(data: bytes, rejected: Rejected | None = None) -> Iterator[Fields]:

@@ -35,7 +35,7 @@ from tests.attack.doubling import TooSlowError, check_linear
 
 pytestmark = pytest.mark.slow
 
-ROOMS = ("cli", "data", "docker", "image", "job", "providers", "run", "spec", "storage", "training", "worker")
+ROOMS = ("cli", "data", "docker", "image", "job", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"
 USES = {"match": "match", "search": "search", "fullmatch": "fullmatch"} | dict.fromkeys(("sub", "split", "findall", "finditer"), "findall")

@@ -25,9 +25,9 @@ CASES: dict[str, tuple[optimizers.Optimizer, Torchs]] = {
         optimizers.Optimizer(name="adamw", lr=3e-3, weight_decay=0.1),
         lambda groups: torch.optim.AdamW(groups, 3e-3, weight_decay=0.1, fused=True),
     ),
-    "sgd": (optimizers.Optimizer(name="sgd", lr=0.1), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
+    "sgd": (optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.0), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
     "sgd with momentum and decay": (
-        optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+        optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.01),
         lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.01, fused=True),
     ),
     "sgd with nesterov's momentum and decay": (
