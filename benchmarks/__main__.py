@@ -20,6 +20,7 @@ BENCHMARKS = (
     "time_to_first_step",
     "digits_accuracy",
     "defaults",
+    "forecasting",
     "python_docs",
     "classic_cnn",
     "linear_cell",

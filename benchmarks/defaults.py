@@ -98,7 +98,7 @@ def _long_lines() -> Iterator[str]:
 
 @contextmanager
 def _torchs_lstm() -> Iterator[None]:
-    with patch("cloud_train.training.models.rnn._remember_at_first", lambda layer: None):
+    with patch("cloud_train.training.models.recurrent._remember_at_first", lambda layer: None):
         yield
 
 

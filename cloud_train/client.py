@@ -447,13 +447,23 @@ class Run:
             return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert, note=note)
         return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen, note=note)
 
+    def forecast(self, file: AnyPath, *, checkpoint: str | int | None = None) -> list[dict[str, Any]]:
+        """The rows that follow each series of a CSV file, which has the columns of the training data.
+
+        Each has ``series``, ``time`` and ``values``, and with quantiles ``quantiles``. What is known ahead comes from rows of the file
+        without targets. The model runs in a separate process, which needs the extra ``train``.
+        """
+        chosen = None if checkpoint is None else str(checkpoint)
+        return orchestrator.prediction.forecast(self._home, self.id, Path(file), chosen, note=self._client._note)
+
     def evaluate(self, data: AnyPath, *, checkpoint: str | int | None = None, invert: bool = False) -> dict[str, Any]:
         """How good the model is on data that it has not seen, which has the form of its training data: a folder of images, a file or folder
-        of lines with labels, or a text.
+        of lines with labels, a text, or a file of series.
 
         A classifier's result has ``samples``, ``loss``, ``accuracy``, ``classes`` (recall and precision of each) and ``confusions``; a
-        language model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``. The model runs in a separate process, which
-        needs the extra ``train``.
+        language model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``; a forecast's has ``windows``, ``mae``,
+        ``rmse`` and ``mase``, with ``naive_mae`` and others for a repetition of the last season. The model runs in a separate process,
+        which needs the extra ``train``.
         """
         chosen = None if checkpoint is None else str(checkpoint)
         return orchestrator.prediction.evaluate(self._home, self.id, Path(data), chosen, invert, note=self._client._note)

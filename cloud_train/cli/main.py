@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fetch-model": ("fetch_model", "Copy a run's model into a folder and verify it."),
     "sync": ("sync", "Copy a run's whole directory into a folder; repeat to copy only what changed."),
     "evaluate": ("evaluate", "Measure how good a trained model is on new data."),
-    "predict": ("predict", "Run a trained model: classify images or text, or continue a prompt."),
+    "predict": ("predict", "Run a trained model: classify images or text, continue a prompt, or forecast time series."),
     "package": ("package", "Build a job's container image, or reuse it."),
     "upload": ("upload", "Copy data from this machine to a store."),
     "pack": ("pack", "Pack a folder of images into tar shards with an index."),

@@ -20,8 +20,10 @@ IN_STORE = re.compile(r"(s3|gs)://[^/]+(/.+)?|az://[^/]+/[^/]+(/.+)?")
 """The URLs of stores."""
 _SOURCES = "path, or url and sha256"
 
-SampleKind = Literal["images", "text", "lines", "files"]
-"""What a sample is: an image with its class, a piece of running text, a line of text with its label; ``files`` are for a script."""
+SampleKind = Literal["images", "text", "lines", "series", "files"]
+"""What a sample is: an image with its class, a piece of running text, a line of text with its label, a window of a time series with what
+follows it; ``files`` are for a script.
+"""
 
 
 class DataSection(Section):

@@ -9,6 +9,7 @@ from cloud_train.data.images import ImagesData
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.python_docs import PythonDocsData
 from cloud_train.data.sequences import SequencesData
+from cloud_train.data.series import SeriesData
 from cloud_train.data.text import TextData
 from cloud_train.spec.registry import Registry
 
@@ -27,6 +28,7 @@ DATASETS: Registry[DataSection] = Registry(
         "python-docs": PythonDocsData,
         "text": TextData,
         "sequences": SequencesData,
+        "series": SeriesData,
         "files": FilesData,
     },
 )

@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 
 from pydantic import BaseModel
 
-from cloud_train.data.base import IN_STORE, DataSection
+from cloud_train.data.base import IN_STORE, DataSection, SampleKind
 from cloud_train.data.registry import DATASETS
 from cloud_train.environment import TRAINER_VARIABLES
 from cloud_train.job.cloud_names import meant_azure_store
@@ -32,7 +32,11 @@ _NOT_IN_IMAGES = re.compile(r"://|[?#=]|\s")
 
 
 _METRICS = ("validation/loss", "validation/accuracy")
-_METRIC_OF_TEXT = "validation/bits_per_character"
+_METRICS_OF: dict[SampleKind, tuple[str, ...]] = {
+    "text": (*_METRICS, "validation/bits_per_character"),
+    "series": ("validation/loss", "validation/mae", "validation/rmse", "validation/mase"),
+}
+"""What a validation reports, where that is not loss and accuracy."""
 _OPTIMIZER: Path = ("train", "optimizer")
 
 
@@ -250,8 +254,8 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
     """What a built-in model cannot do with its data, of a kind that it can learn from."""
     if isinstance(spec.model, ScriptModel) or spec.data is None:
         return
-    is_text = spec.data.sample_kind == "text"
-    known = (*_METRICS, _METRIC_OF_TEXT) if is_text else _METRICS
+    kind = spec.data.sample_kind
+    known = _METRICS_OF.get(kind, _METRICS)
     early_stopping = spec.train.early_stopping
     for path, metric in (
         (("checkpoint", "best", "metric"), spec.checkpoint.best.metric),
@@ -266,10 +270,13 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
     elif early_stopping and early_stopping.metric and early_stopping.goal and chosen.goal not in (None, early_stopping.goal):
         said = f"the best checkpoint is the one with the {chosen.goal} of {chosen.metric}"
         yield ("train", "early_stopping", "goal"), said, f"{chosen.goal}, or no goal here"
-    if is_text and spec.train.class_weights is not None:
-        yield ("train", "class_weights"), "class weights do not apply to a language model", "no class_weights, or a data set with classes"
+    if kind in _METRICS_OF and spec.train.class_weights is not None:
+        said = f"class weights do not apply to a {'language model' if kind == 'text' else 'forecast'}"
+        yield ("train", "class_weights"), said, "no class_weights, or a data set with classes"
+    if kind == "series" and spec.train.label_smoothing:
+        yield ("train", "label_smoothing"), "a forecast has no classes to smooth", "no label_smoothing, or a data set with classes"
     if spec.train.carry_state:
-        if not is_text:
+        if kind != "text":
             yield (
                 ("train", "carry_state"),
                 "carry_state needs text, which continues from sequence to sequence",

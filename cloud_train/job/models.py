@@ -112,13 +112,13 @@ class JobSpec(Section):
     def best(self) -> Best:
         """What decides which validation is the best, for checkpoints, early stopping and the model alike.
 
-        The metric of ``checkpoint.best``, otherwise that of ``train.early_stopping``, otherwise the loss of a language model; without any
-        of these, its metric is None: accuracy decides, and without one the loss.
+        The metric of ``checkpoint.best``, otherwise that of ``train.early_stopping``, otherwise the loss of a language model or a
+        forecast; without any of these, its metric is None: accuracy decides, and without one the loss.
         """
         best, stopping = self.checkpoint.best, self.train.early_stopping
         if best.metric is not None:
             return best
         if stopping is not None and stopping.metric is not None:
             return Best(metric=stopping.metric, goal=stopping.goal, keep=best.keep)
-        is_language_model = self.data is not None and self.data.sample_kind == "text"
-        return Best(metric="validation/loss" if is_language_model else None, keep=best.keep)
+        is_by_loss = self.data is not None and self.data.sample_kind in ("text", "series")
+        return Best(metric="validation/loss" if is_by_loss else None, keep=best.keep)

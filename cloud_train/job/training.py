@@ -126,7 +126,7 @@ class Best(Section):
 
     metric: MetricName | None = None
     """The metric that ranks them, such as ``validation/loss``; if left out, that of ``train.early_stopping``; otherwise the loss of a
-    language model, and the accuracy of others.
+    language model or a forecast, and the accuracy of others.
     """
     goal: Literal["min", "max"] | None = None
     """Whether lower or higher is better; inferred from the metric's name if left out."""

@@ -1,15 +1,16 @@
-"""Recurrent networks: language models over characters, and classifiers of labelled lines."""
+"""Recurrent networks: language models over characters, classifiers of labelled lines, and forecasts of time series."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from math import prod
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.networks.base import ModelSection
-from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.facts import DataFacts, ForecastFacts, LayerFacts
 from cloud_train.spec.problems import FieldError, Finding
-from cloud_train.spec.types import Count, Share
+from cloud_train.spec.types import Count, Fraction, Share
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
 _MOST_ONE_HOT = 256
@@ -19,7 +20,9 @@ _LARGE_BATCH_BYTES = 256 << 20
 
 
 class RnnModel(ModelSection):
-    """A recurrent network: a language model over characters (``text``), or a classifier of labelled lines (``sequences``)."""
+    """A recurrent network: a language model over characters (``text``), a classifier of labelled lines (``sequences``), or a forecast of
+    time series (``series``).
+    """
 
     kind: Literal["rnn"]
     """A recurrent network."""
@@ -36,9 +39,11 @@ class RnnModel(ModelSection):
     dropout: Share = 0.0
     """Fraction of each layer's outputs that is dropped, in training."""
     bidirectional: bool = False
-    """Read each line from both ends. For classification only: a language model must not see what comes next."""
+    """Read each line, or the history of a series, from both ends. Not for a language model, which must not see what comes next."""
+    quantiles: tuple[Fraction, ...] = ()
+    """Series: forecast these quantiles, such as ``[0.1, 0.5, 0.9]``, instead of the mean."""
 
-    reads: ClassVar[tuple[SampleKind, ...]] = ("text", "lines")
+    reads: ClassVar[tuple[SampleKind, ...]] = ("text", "lines", "series")
     builder: ClassVar[str] = "cloud_train.training.models.rnn:build_rnn"
     default_clip_norm: ClassVar[float] = 1.0
 
@@ -48,15 +53,31 @@ class RnnModel(ModelSection):
             return self.embedding_size
         return _USUAL_EMBEDDING if inputs > _MOST_ONE_HOT and self.cell != "linear" else 0
 
+    def reading_numbers(self) -> Self:
+        """The same network for rows of numbers, which have no embedding however many they are."""
+        return self.model_copy(update={"embedding_size": 0})
+
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
-        """The layers of a language model, or of a line classifier if the data has ``tokens``. Raises FieldError as ``check`` does."""
-        for path, reason, hint in self._check_direction(is_language_model=data.tokens is None):
+        """The layers of a line classifier if the data has ``tokens``, of a forecast if it has one, otherwise of a language model. Raises
+        FieldError as ``check`` does.
+        """
+        for path, reason, hint in self._check_direction(is_language_model=data.tokens is None and data.forecast is None):
             raise FieldError(path, reason, hint)
+        if data.forecast is not None:
+            history, columns = data.sample_shape
+            return tuple(_forecaster(self, history, columns, data.forecast))
         return tuple(_language_model(self, data.classes) if data.tokens is None else _line_classifier(self, data.tokens, data.classes))
 
     def check(self, data: DataSection | None) -> Iterator[Finding]:
-        """Mistakes in the reading direction."""
-        yield from self._check_direction(is_language_model=data is not None and data.sample_kind != "lines")
+        """Mistakes in the reading direction, the quantiles, and the embedding of numbers."""
+        yield from self._check_direction(is_language_model=data is not None and data.sample_kind == "text")
+        is_series = data is not None and data.sample_kind == "series"
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            yield ("model", "quantiles"), "quantiles must ascend, each once", "such as [0.1, 0.5, 0.9]"
+        if self.quantiles and data is not None and not is_series:
+            yield ("model", "quantiles"), f"the data set {data.dataset!r} has no quantiles to forecast", "dataset: series, or no quantiles"
+        if self.embedding_size and is_series:
+            yield ("model", "embedding_size"), "the numbers of a series have no embedding", "no embedding_size"
 
     def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
         """A note on one-hot encoding of many distinct tokens, which takes a surprising amount of memory."""
@@ -93,6 +114,20 @@ def _line_classifier(model: RnnModel, tokens: int, classes: int) -> Iterator[Lay
     if model.dropout:
         yield _last_dropout(model, (features,))
     yield LayerFacts("decoder", "Linear", (classes,), (features + 1) * classes)
+
+
+def _forecaster(model: RnnModel, history: int, columns: int, forecast: ForecastFacts) -> Iterator[LayerFacts]:
+    """The recurrent layers, which read ``columns`` numbers a row, a linear function of the ``history``, and the dense layer of the
+    forecast, which also reads the targets' levels and what is known ahead.
+    """
+    yield from _recurrent(model.reading_numbers(), columns)
+    features = model.hidden_size * _directions(model)
+    if model.dropout:
+        yield _last_dropout(model, (features,))
+    yield LayerFacts("linear", "Linear", (forecast.horizon, forecast.targets), history * forecast.horizon)
+    features += forecast.targets + forecast.horizon * forecast.known
+    shape = (forecast.horizon, forecast.targets, *([len(model.quantiles)] if model.quantiles else []))
+    yield LayerFacts("decoder", "Linear", shape, (features + 1) * prod(shape))
 
 
 def _recurrent(model: RnnModel, inputs: int) -> Iterator[LayerFacts]:

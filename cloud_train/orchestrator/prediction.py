@@ -1,4 +1,4 @@
-"""Running a trained model: classifying images or lines of text, continuing a prompt, or evaluating it on data.
+"""Running a trained model: classifying images or lines of text, continuing a prompt, forecasting series, or evaluating it on data.
 
 The model runs in a separate process (``python -m cloud_train.training.predict``), since only ``training`` may import torch. That process
 prints one JSON object.
@@ -61,6 +61,16 @@ def predict_lines(
     with _model(home, run_id, checkpoint, note) as folder:
         result = _run(folder, [f"--text={text}" for text in texts])
     return list(result["predictions"])
+
+
+def forecast(
+    home: Home, run_id: str, file: Path, checkpoint: str | None = None, *, note: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """The rows that follow each series of a CSV file: what ``training.forecasting.forecast`` returns."""
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}")
+    with _model(home, run_id, checkpoint, note) as folder:
+        return list(_run(folder, ["--series", str(file.absolute())])["predictions"])
 
 
 def continue_text(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 _USUAL_METRICS = ("validation/accuracy", "validation/loss")
-_LESS_IS_BETTER = ("loss", "error", "bits_per", "perplexity", "norm")
+_LESS_IS_BETTER = ("loss", "error", "bits_per", "perplexity", "norm", "mae", "rmse", "mase")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How good a trained model is on data that it has not seen: a folder of images, lines with labels, or a text."""
+"""How good a trained model is on data that it has not seen: a folder of images, lines with labels, a text, or series."""
 
 import math
 from collections import Counter
@@ -20,7 +20,9 @@ from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.text import validation_samples
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
+from cloud_train.training.forecasting import assess_forecasts
 from cloud_train.training.loading import LoadedModel
+from cloud_train.training.measures import measure_of
 from cloud_train.training.ordering import validation_picks
 
 _BATCH = 64
@@ -36,12 +38,15 @@ def assess(model: LoadedModel, place: Path, *, invert: bool = False) -> dict[str
 
     Of a folder with parts, the test part is used, without one the validation part. A classifier's result has ``samples``, ``loss``,
     ``accuracy``, ``classes`` (for each: its samples, recall and precision, None where they are not defined) and ``confusions``; a language
-    model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``. ``source`` says what was read.
+    model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``; a forecast's what ``assess_forecasts`` returns.
+    ``source`` says what was read.
 
     Raises UsageError for data that the model cannot be evaluated on, such as with a class that it does not know, and what ``preprocess``
     raises for a sample.
     """
     kind = model.description.sample_kind
+    if kind == "series":
+        return assess_forecasts(model.network, model.description, place)
     try:
         if kind == "text":
             return _text(model, place)
@@ -144,5 +149,5 @@ def _text(model: LoadedModel, place: Path) -> dict[str, Any]:
     if len(text) < 2:
         raise UsageError(f"{place} has {len(text)} characters, which leaves nothing to predict")
     samples = validation_samples(text, "".join(model.classes))
-    metrics = evaluate(model.network, samples, validation_picks(samples, _BATCH, World()))
+    metrics = evaluate(model.network, samples, validation_picks(samples, _BATCH, World()), measure_of(model.description))
     return {"source": f"{place}, {len(text):,} characters", "characters": samples.targets.numel(), **metrics}

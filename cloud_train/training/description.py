@@ -1,6 +1,6 @@
 """The description of a model besides its weights: the job's ``model`` section and the meaning of inputs and outputs. Builds the network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -8,21 +8,24 @@ from torch import nn
 
 from cloud_train.data.base import SampleKind
 from cloud_train.data.pixels import Normalize
+from cloud_train.data.series import Forecasting
 from cloud_train.errors import JobError
 from cloud_train.job.models import JobSpec
 from cloud_train.networks.base import ModelSection, ScriptModel
-from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.facts import DataFacts, ForecastFacts, LayerFacts
 from cloud_train.spec.registry import implementation, plugin_code
 from cloud_train.training.data.dataset import DataSet
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """The contents of ``model.json``. Image classifiers have an ``image_shape``, line classifiers ``tokens``, language models neither."""
+    """The contents of ``model.json``. Image classifiers have an ``image_shape``, line classifiers ``tokens``, forecasts ``series``,
+    language models none of these.
+    """
 
     model: ModelSection
     classes: tuple[str, ...]
-    """Names of the classes, or characters of a language model, in the order of their numbers."""
+    """Names of the classes, characters of a language model, or targets of a forecast, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width)."""
     normalize: Normalize | None = None
@@ -35,6 +38,8 @@ class ModelDescription:
     """How an image gets its ``image_shape``: a drawing is scaled as a whole, a photograph is cropped to its centre, as in validation."""
     max_length: int | None = None
     """Most tokens read from a line, as in training; longer lines are truncated."""
+    series: Forecasting | None = None
+    """What a forecast reads and how it is scaled."""
 
     @classmethod
     def of(cls, job: JobSpec, data: DataSet) -> Self:
@@ -50,6 +55,7 @@ class ModelDescription:
             data.unit,
             preparation=data.preparation,
             max_length=data.max_length,
+            series=data.series,
         )
 
     @property
@@ -57,6 +63,8 @@ class ModelDescription:
         """What the network reads."""
         if self.image_shape is not None:
             return "images"
+        if self.series is not None:
+            return "series"
         return "text" if self.tokens is None else "lines"
 
     @property
@@ -67,10 +75,19 @@ class ModelDescription:
     @property
     def layers(self) -> tuple[LayerFacts, ...]:
         """The layers of the network, by arithmetic; raises FieldError if it cannot be built."""
+        with plugin_code(self.model, "fails in layer_facts"):
+            return self.model.layer_facts(self._facts())
+
+    def _facts(self) -> DataFacts:
+        """What the layers depend on."""
         channels, height, width = self.image_shape or (0, 0, 0)
         tokens = None if self.tokens is None else self.inputs
-        with plugin_code(self.model, "fails in layer_facts"):
-            return self.model.layer_facts(DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
+        facts = DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens)
+        if (series := self.series) is None:
+            return facts
+        columns = len(series.columns(self.classes).features)
+        forecast = ForecastFacts(series.horizon, len(self.classes), len(series.known))
+        return replace(facts, sample_shape=(series.history, columns), forecast=forecast)
 
     @property
     def parameters(self) -> int:
@@ -83,7 +100,8 @@ def build(description: ModelDescription, seed: int) -> nn.Module:
 
     An image classifier maps images (B, channels, height, width), float32 in [0, 1], to scores (B, classes). A language model maps
     characters (B, T) and a state to scores (B, T, classes) and the state after them. A classifier of lines maps tokens (B, T) and lengths
-    (B,) to scores (B, classes). A softmax turns scores into probabilities.
+    (B,) to scores (B, classes). A softmax turns scores into probabilities. A forecast maps windows (B, history + horizon, columns) to
+    (B, horizon, targets, quantiles).
 
     Raises JobError if a plugin's ``layer_facts`` do not fit its network, BrokenComponentError if its builder fails.
     """

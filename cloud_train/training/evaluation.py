@@ -1,6 +1,5 @@
-"""Validation: loss and accuracy over all samples, shared among the processes."""
+"""Validation: the metrics over all samples, shared among the processes."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from cloud_train.training.data.dataset import Batch, Pick, Samples, ToldToStopError
 from cloud_train.training.device import Precision
 from cloud_train.training.distributed import ALONE, World
-from cloud_train.training.losses import cross_entropy
+from cloud_train.training.measures import Measure
 from cloud_train.training.models.rnn import LanguageModel
 
 State = tuple[Tensor, ...]
@@ -30,19 +29,20 @@ def evaluate(
     network: nn.Module,
     samples: Samples,
     picks: Iterable[Pick],
+    measure: Measure,
     *,
     world: World = ALONE,
     precision: Precision | None = None,
     told_to_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Loss in nats, accuracy, and for text bits per character, over all samples that the processes pick.
+    """The metrics of ``measure`` over all samples that the processes pick.
 
     A language model carries its state from batch to batch; a batch that is shorter than the previous one has lost its last rows.
     Empty if any process is asked to stop before the end. Every process gets the same metrics.
     """
     was_training = network.training
     network.eval()
-    loss = correct = count = 0.0
+    sums = [0.0] * len(measure.names)
     stopped = False
     state: State | None = None
     with closing(samples.batches(picks)) as batches:
@@ -54,15 +54,11 @@ def evaluate(
             before = tuple(tensor[: len(batch)] for tensor in state) if state is not None else None
             with precision.arithmetic() if precision else nullcontext():
                 scores, state = forward(network, batch, before)
-            loss += cross_entropy(scores, batch.targets).item() * batch.targets.numel()
-            correct += (scores.argmax(-1) == batch.targets).sum().item()
-            count += batch.targets.numel()
+            sums = [total + value for total, value in zip(sums, measure.sums(network, scores, batch), strict=True)]
     network.train(was_training)
-    loss, correct, count, stops = world.total([loss, correct, count, stopped])
-    if stops or not count:
-        return {}
-    metrics = {"loss": loss / count, "accuracy": correct / count}
-    return {**metrics, "bits_per_character": metrics["loss"] / math.log(2)} if samples.targets.dim() > 1 else metrics
+    *sums, stops = world.total([*sums, stopped])
+    totals = dict(zip(measure.names, sums, strict=True))
+    return {} if stops or not totals["count"] else measure.metrics(totals)
 
 
 def _as_they_come(batches: Iterator[Batch], told_to_stop: Callable[[], bool]) -> Iterator[Batch | None]:

@@ -1,9 +1,10 @@
 """One step of learning: forward, loss, backward, and the update of the weights, with all state that is kept between steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 
 from cloud_train.errors import CloudTrainError, JobError
 from cloud_train.job.models import JobSpec
+from cloud_train.networks.rnn import RnnModel
 from cloud_train.training.data.dataset import Batch, DataSet
 from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.device import Precision
 from cloud_train.training.distributed import World
 from cloud_train.training.ema import WeightAverage
 from cloud_train.training.evaluation import forward
-from cloud_train.training.losses import TrainingLoss
+from cloud_train.training.losses import TrainingLoss, forecast_loss
+from cloud_train.training.measures import measure_of
 from cloud_train.training.optimizers import make_optimizer
 from cloud_train.training.ordering import Position
 from cloud_train.training.randomness import derived_seed
@@ -35,14 +38,14 @@ class StepResult:
     """The result of one step, across all processes."""
 
     loss: float
-    """Mean training loss in nats."""
+    """Mean training loss: in nats, for a forecast in squares of scaled units."""
     gradient_norm: float
     """Global L2 norm of the gradient, before it was clipped."""
     learning_rate: float
     epoch_loss: float
-    """Mean training loss in nats of the samples of this epoch so far."""
+    """Mean training loss of the samples of this epoch so far."""
     epoch_accuracy: float | None
-    """Fraction of these samples that were classified correctly, by the weights before their own step; None for a language model."""
+    """Fraction of these samples that were classified correctly, by the weights before their own step; None without classes."""
 
 
 @dataclass
@@ -78,8 +81,10 @@ class Learner:
         self.carried: tuple[Tensor, ...] | None = None
         """The state that a language model carries into the next batch, for this process's rows."""
         self._mean = EpochMean()
-        self._loss = TrainingLoss(job.train, data.train.targets, len(description.classes))
-        self._is_classifier = data.train.targets.dim() == 1
+        self.measure = measure_of(description)
+        """What its validations measure."""
+        self._loss = _loss(job, data, description)
+        self._is_classifier = description.sample_kind in ("images", "lines")
         self._draws = any(isinstance(module, nn.Dropout | nn.Dropout2d) and module.p for module in self.network.modules())
         if job.train.compile:
             self.network.compile()  # in place, so that the weights keep their names
@@ -192,6 +197,14 @@ class Learner:
         if state["carried"] is not None:
             share = self._world.share(self._settings.batch_size)
             self.carried = tuple(tensor[share].clone().to(self._device) for tensor in state["carried"])
+
+
+def _loss(job: JobSpec, data: DataSet, description: ModelDescription) -> Callable[[Tensor, Tensor], Tensor]:
+    """The training loss, of outputs and targets."""
+    model = description.model
+    if description.series is not None:
+        return partial(forecast_loss, quantiles=model.quantiles if isinstance(model, RnnModel) else ())
+    return TrainingLoss(job.train, data.train.targets, len(description.classes))
 
 
 def check_finite(step: int, everyone: list[list[float]], is_sound: bool = True) -> None:

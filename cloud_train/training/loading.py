@@ -19,6 +19,7 @@ from cloud_train.run.manifest import verify
 from cloud_train.training import modelfile
 from cloud_train.training.data.text import encode as encode_characters
 from cloud_train.training.description import ModelDescription
+from cloud_train.training.forecasting import forecast
 from cloud_train.training.generation import generate
 from cloud_train.training.models.rnn import LanguageModel
 
@@ -49,8 +50,9 @@ class Prediction:
 class LoadedModel(nn.Module):
     """A trained network in evaluation mode, with the meaning of its inputs and outputs.
 
-    Called like the network itself: with images (B, channels, height, width), float32 in [0, 1]; with tokens (B, T) and lengths (B,); or
-    with characters (B, T) and a state. ``preprocess`` creates these inputs; ``predict`` and ``generate`` do everything in one call.
+    Called like the network itself: with images (B, channels, height, width), float32 in [0, 1]; with tokens (B, T) and lengths (B,); with
+    characters (B, T) and a state; or with windows of series (B, history + horizon, columns). ``preprocess`` creates these inputs, except
+    windows; ``predict``, ``generate`` and ``forecast`` do everything in one call.
     """
 
     def __init__(self, network: nn.Module, description: ModelDescription) -> None:
@@ -64,16 +66,16 @@ class LoadedModel(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the scores; for a language model, its characters."""
+        """Names of the classes, in the order of the scores; for a language model, its characters; for a forecast, its targets."""
         return self.description.classes
 
     @property
     def vocabulary(self) -> tuple[str, ...] | None:
-        """The characters of a language model, or the tokens of a classifier of lines (number n is ``vocabulary[n - 1]``); None for an image
-        classifier.
+        """The characters of a language model, or the tokens of a classifier of lines (number n is ``vocabulary[n - 1]``); otherwise
+        None.
         """
         kind = self.description.sample_kind
-        return None if kind == "images" else self.description.tokens or self.description.classes
+        return None if kind in ("images", "series") else self.description.tokens or self.description.classes
 
     def forward(self, *inputs: Any) -> Any:
         """The network's output: scores, and a language model's state."""
@@ -87,6 +89,8 @@ class LoadedModel(nn.Module):
         text without any token.
         """
         description = self.description
+        if description.sample_kind == "series":
+            raise UsageError("the windows of a forecast are made from a file of series", hint="use forecast")
         if description.sample_kind == "images":
             read = _read_photograph if description.preparation == "photograph" else _read_drawing
             return (read(Path(sample), description, invert),)
@@ -104,6 +108,8 @@ class LoadedModel(nn.Module):
         """
         if isinstance(self.network, LanguageModel):
             raise UsageError("a language model has no classes to predict", hint="use generate")
+        if self.description.series is not None:
+            raise UsageError("a forecast has no classes to predict", hint="use forecast")
         device = next(self.parameters()).device
         predictions = []
         for sample in samples:
@@ -122,9 +128,18 @@ class LoadedModel(nn.Module):
         Raises UsageError for a classifier, and for a prompt with characters that are not in the vocabulary.
         """
         if not isinstance(self.network, LanguageModel):
-            raise UsageError("a classifier cannot continue a text", hint="use predict")
+            raise UsageError("only a language model can continue a text", hint="use predict, or forecast for time series")
         settings = {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed}
         return generate(self.network, "".join(self.classes), prompt, **settings)  # type: ignore[arg-type]  # of four types
+
+    def forecast(self, file: str | Path) -> list[dict[str, Any]]:
+        """The rows that follow each series of a CSV file, which has the columns of the training data (``training.forecasting.forecast``).
+
+        Raises UsageError for a model that does not forecast, and for series that it cannot read.
+        """
+        if self.description.series is None:
+            raise UsageError("the model does not forecast time series", hint="use predict or generate")
+        return forecast(self.network, self.description, Path(file))
 
 
 def load_model(folder: str | Path) -> "LoadedModel | Callable[..., Any]":

@@ -188,8 +188,7 @@ def _stop(run: Run, world: World, checkpoints: "_Checkpoints", message: str) -> 
 
 
 def _reporter(job: JobSpec, data: DataSet, order: TrainingOrder, last_step: int, run: Run | None) -> Reporter:
-    targets = data.train.targets
-    characters = targets.shape[1] if targets.dim() > 1 else 0
+    characters = data.train.targets.shape[1] if data.train.is_text else 0
     events = EventFile(run.metrics.parent, run.root_of(run.metrics)) if run is not None and job.train.tensorboard else None
     return Reporter(run, order.samples, last_step, characters, events)
 
@@ -212,6 +211,7 @@ class _Evaluation:
             self._learner.delivered,
             self._samples,
             islice(picks, FAST_DEV_BATCHES) if self._settings.fast_dev_run else picks,
+            self._learner.measure,
             world=self._world,
             precision=self._learner.precision,
             told_to_stop=lambda: self._run.stop_requested and not to_the_end,

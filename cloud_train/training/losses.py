@@ -1,4 +1,4 @@
-"""The loss that training minimizes and validation measures."""
+"""The losses that training minimizes and validation measures."""
 
 from typing import Literal
 
@@ -16,6 +16,17 @@ def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     ``scores`` (…, classes) in any format, converted to fp32; ``targets`` (…) are class numbers.
     """
     return functional.cross_entropy(_rows(scores), targets.flatten())
+
+
+def forecast_loss(forecasts: Tensor, targets: Tensor, quantiles: tuple[float, ...]) -> Tensor:
+    """Mean squared error of forecasts (B, P, K, 1) for ``targets`` (B, P, K), or with ``quantiles`` q (B, P, K, Q) the mean over them of
+    q·e where the error e = target − forecast is positive, and (q − 1)·e where it is not (Koenker and Bassett, 1978). A scalar.
+    """
+    errors = targets.unsqueeze(-1) - forecasts.float()
+    if not quantiles:
+        return errors.square().mean()
+    levels = errors.new_tensor(quantiles)
+    return torch.maximum(levels * errors, (levels - 1) * errors).mean()
 
 
 class TrainingLoss:

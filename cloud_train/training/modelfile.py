@@ -4,7 +4,7 @@ outputs.
 ``model.json``::
 
     {"format": 2, "model": {"kind": "cnn", …}, "classes": ["0", "1", …], "image_shape": [1, 28, 28], "normalize": null,
-     "tokens": null, "unit": "characters", "preparation": "drawing", "max_length": null}
+     "tokens": null, "unit": "characters", "preparation": "drawing", "max_length": null, "series": null}
 
 The fields are those of ``ModelDescription``; ``model`` is the job's section of that name. Neither file is trusted: nothing is executed, and
 a network is built only if it has as many parameters as there are weights, and if evaluating it takes a reasonable amount of memory and
@@ -27,6 +27,7 @@ from torch import nn
 
 from cloud_train.beneath import open_plain, write_file
 from cloud_train.data.pixels import Normalize
+from cloud_train.data.series import Forecasting
 from cloud_train.errors import CorruptError, JobError, MissingDependencyError, NotFoundError
 from cloud_train.job.validation_errors import in_words
 from cloud_train.networks.registry import MODELS, Model
@@ -60,7 +61,8 @@ def save_model(folder: Path, network: nn.Module, description: ModelDescription, 
 def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescription) -> dict[str, bytes]:
     """Both files by name, from a network's ``state_dict()``. The bytes are copies, so training may continue."""
     fields = {"format": FORMAT, **vars(description), "model": description.model.model_dump(mode="json")}
-    fields["normalize"] = description.normalize and description.normalize.model_dump(mode="json")
+    for name in ("normalize", "series"):
+        fields[name] = fields[name] and fields[name].model_dump(mode="json")
     return {WEIGHTS: save(_plain(weights)), DESCRIPTION: f"{json.dumps(fields, ensure_ascii=False)}\n".encode()}
 
 
@@ -157,6 +159,7 @@ class _Fields(BaseModel):
     unit: Literal["characters", "words"]
     preparation: Literal["drawing", "photograph"]
     max_length: Count | None
+    series: Forecasting | None = None  # earlier versions recorded none
 
 
 def _description(content: bytes, path: Path) -> ModelDescription:
@@ -177,8 +180,9 @@ def _description(content: bytes, path: Path) -> ModelDescription:
     description = ModelDescription(**{name: value for name, value in read if name != "format"})
     kind = description.sample_kind
     if kind not in read.model.reads:
-        raise ValueError(f"image_shape and tokens describe {kind}, which a model of kind {read.model.kind!r} does not read")
-    (_check_image_classifier if kind == "images" else _check_reader)(description)
+        raise ValueError(f"image_shape, tokens and series describe {kind}, which a model of kind {read.model.kind!r} does not read")
+    checks = {"images": _check_image_classifier, "series": _check_forecast}
+    checks.get(kind, _check_reader)(description)
     return description
 
 
@@ -194,8 +198,8 @@ def _check_kind(kind: str, path: Path) -> None:
 
 
 def _check_image_classifier(description: ModelDescription) -> None:
-    if description.image_shape is None or description.tokens is not None:
-        raise ValueError("an image classifier needs an image_shape and no tokens")
+    if description.image_shape is None or description.tokens is not None or description.series is not None:
+        raise ValueError("an image classifier needs an image_shape and neither tokens nor series")
     channels, height, width = description.image_shape
     if description.preparation == "photograph" and height != width:
         raise ValueError("a photograph is cropped to a square, but image_shape is not square")
@@ -205,6 +209,22 @@ def _check_image_classifier(description: ModelDescription) -> None:
         lengths = {len(description.normalize.mean), len(description.normalize.std)}
         if lengths not in ({1}, {channels}):
             raise ValueError("normalize must have one value for each channel")
+
+
+def _check_forecast(description: ModelDescription) -> None:
+    series = description.series
+    if series is None or description.normalize is not None or description.tokens is not None:
+        raise ValueError("a forecast has series, and neither normalize nor tokens")
+    names = [series.time, series.id, *series.columns(description.classes).features]
+    if len(set(names)) < len(names):
+        raise ValueError("a column occurs twice in series")
+    if series.history < series.season:
+        raise ValueError("the history of series is shorter than its season")
+    widths = {"mean": len(names) - 2, "std": len(names) - 2, "naive_error": len(description.classes)}
+    for scale in series.scales.values():
+        for field, width in widths.items():
+            if len(getattr(scale, field)) != width:
+                raise ValueError(f"a scale of series has {len(getattr(scale, field))} values for {field}, but needs {width}")
 
 
 def _check_reader(description: ModelDescription) -> None:

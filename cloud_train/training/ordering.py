@@ -169,7 +169,7 @@ def validation_picks(samples: Samples, batch_size: int, world: World) -> Iterato
     may be shorter than the previous one.
     """
     count = len(samples)
-    if samples.targets.dim() > 1:
+    if samples.is_text:
         length = ceil(count / min(max(1, samples.targets.numel() // _CHARACTERS_IN_A_STREAM), _MOST_STREAMS, count))
         begins = torch.arange(0, count, length)
         begins = begins[world.share(len(begins))]

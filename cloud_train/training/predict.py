@@ -1,7 +1,7 @@
-"""A trained model as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text TEXT | --data
-PLACE)``.
+"""A trained model as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text TEXT |
+--series FILE | --data PLACE)``.
 
-stdout is one JSON object: ``{"predictions": […]}`` for images and lines of text, ``{"prompt", "continuation"}`` for a prompt, what
+stdout is one JSON object: ``{"predictions": […]}`` for images, lines of text and series, ``{"prompt", "continuation"}`` for a prompt, what
 ``training.assessment`` returns for data, or
 ``{"error": {"message", "hint", "code"}}`` with the error's documented exit status.
 
@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 from cloud_train.errors import CloudTrainError, MissingDependencyError, UsageError
 
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
-_OPTION_OF = {"images": "images", "text": "prompt", "lines": "text"}
+_OPTION_OF = {"images": "images", "text": "prompt", "lines": "text", "series": "series"}
 """What a model reads → the option that passes it."""
-_DOES = {"images": "classifies images", "prompt": "continues text", "text": "classifies lines of text"}
-_ASKED_WITH = {"images": "image files", "prompt": "--prompt TEXT", "text": "--text TEXT"}
+_DOES = {"images": "classifies images", "prompt": "continues text", "text": "classifies lines of text", "series": "forecasts time series"}
+_ASKED_WITH = {"images": "image files", "prompt": "--prompt TEXT", "text": "--text TEXT", "series": "--series FILE"}
 
 
 def main(arguments: list[str]) -> int:
@@ -47,6 +47,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     question.add_argument("--images", nargs="+", type=Path, help="image files to classify")
     question.add_argument("--prompt", help="text to continue")
     question.add_argument("--text", action="append", help="a line of text to classify; may be repeated")
+    question.add_argument("--series", type=Path, help="a CSV file of time series to forecast")
     question.add_argument("--data", type=Path, help="data to evaluate the model on")
     parser.add_argument("--invert", action="store_true", help="the images have dark strokes on a light background")
     parser.add_argument("--length", type=int, default=200, help="characters to write")
@@ -80,6 +81,8 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
     if takes == "prompt":
         settings = {name: getattr(options, name) for name in ("length", "temperature", "top_k", "seed")}
         return {"prompt": options.prompt, "continuation": model.generate(options.prompt, **settings)}
+    if takes == "series":
+        return {"predictions": model.forecast(options.series)}
     samples = options.images if takes == "images" else options.text
     key = "file" if takes == "images" else "text"
     found = model.predict(samples, invert=options.invert)

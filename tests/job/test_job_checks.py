@@ -38,7 +38,7 @@ def text_of(data: str, model: str = "") -> str:
     [
         (image("python-docs"), "python-docs", "model kind 'cnn' cannot learn from 'python-docs'", "digits, mnist, cifar10 or images"),
         (image("sequences, path: ."), "sequences", "model kind 'cnn' cannot learn from 'sequences'", "digits, mnist, cifar10 or images"),
-        (text_of("mnist"), "mnist", "model kind 'rnn' cannot learn from 'mnist'", "python-docs, text or sequences"),
+        (text_of("mnist"), "mnist", "model kind 'rnn' cannot learn from 'mnist'", "python-docs, text, sequences or series"),
         (text_of("images, path: ."), "images", "model kind 'rnn' cannot learn from 'images'", "sequences"),
         ("model: {kind: rnn}\n", "rnn", "model kind 'rnn' needs data, but the job has none", "sequences"),
     ],

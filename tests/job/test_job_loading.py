@@ -81,7 +81,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:6:17: unknown dataset 'digit'
             data: {dataset: digit}
                             ^
-            expected: one of digits, mnist, cifar10, images, python-docs, text, sequences, files; for a program of your own, kind: script
+            expected: one of digits, mnist, cifar10, images, python-docs, text, sequences, series, files; for a program of your own, kind: script
             did you mean 'digits'?
 
         job.yaml:8:11: train.epochs cannot be 'no'
@@ -141,7 +141,7 @@ class_weights, ema, early_stopping, deliver, evaluate, precision, channels_last,
         job.yaml:14:9: limits cannot be a list
             limits: [1]
                     ^
-            expected: keys and values""")
+            expected: keys and values""")  # noqa: E501 -- as it is shown
 
 
 def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_there_is_a_job_of_every_kind_and_of_every_data_set() -> None:
     specs = [load_job(job, absent_data_is_fine=True).spec for job in JOBS]
     assert {spec.model.kind for spec in specs} == {"cnn", "rnn", "script"}
     assert {spec.data.dataset for spec in specs if spec.data} == {
-        *("digits", "mnist", "cifar10", "images", "python-docs", "text", "sequences")
+        *("digits", "mnist", "cifar10", "images", "python-docs", "text", "sequences", "series")
     }
 
 

@@ -1,6 +1,6 @@
 """Runs that are killed repeatedly, at moments drawn from a fixed seed, end with the same bytes as an undisturbed run.
 
-The suite kills each of the jobs below ``CLOUD_TRAIN_TEST_KILLS`` times, 5 unless that variable says otherwise: 50 in all. For a night:
+The suite kills each of the jobs below ``CLOUD_TRAIN_TEST_KILLS`` times, 5 unless that variable says otherwise: 55 in all. For a night:
 ``CLOUD_TRAIN_TEST_KILLS=500 python -m pytest tests/orchestrator/test_kills.py -n 2``.
 """
 
@@ -38,6 +38,7 @@ KILLS = int(os.environ.get("CLOUD_TRAIN_TEST_KILLS", "5"))
 GIVE_UP_SECONDS = 120.0
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 LINES = "".join(f"{('good', 'bad')[n % 2]}\tit was {('fine', 'poor')[n % 2]} {'really ' * (n % 7)}{n}\n" for n in range(120))
+SERIES = "time,value\n" + "".join(f"{n},{n % 7 + n / 50 + (n * n) % 5 / 9}\n" for n in range(200))
 
 DIGITS = {"dataset": "digits", "size": 8}
 LANGUAGE = {"dataset": "text", "path": "text.txt", "sequence_length": 16}
@@ -84,6 +85,11 @@ JOBS: dict[str, dict[str, Any]] = {
     "elman": {"model": rnn("elman"), "data": LANGUAGE, "train": {"epochs": 2, "batch_size": 16, "clip_norm": 0.5}},
     "gru": {"model": rnn("gru"), "data": LANGUAGE, "train": {"epochs": 2, "batch_size": 16, "schedule": "one-cycle"}},
     "lstm": {"model": rnn("lstm"), "data": LANGUAGE, "train": {"epochs": 2, "batch_size": 8, "carry_state": True}},
+    "series": {
+        "model": {**rnn("lstm"), "quantiles": [0.1, 0.9]},
+        "data": {"dataset": "series", "path": "series.csv", "targets": "value", "horizon": 4, "season": 7},
+        "train": {"epochs": 2, "batch_size": 24, "early_stopping": {"patience": 9}},
+    },
     "lines": {
         "model": {**rnn("gru"), "bidirectional": True, "embedding_size": 6},
         "data": {"dataset": "sequences", "path": "lines.tsv"},
@@ -116,6 +122,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_bytes(home: Home, tmp_
 def write_job(folder: Path, name: str) -> Path:
     (folder / "text.txt").write_text(TEXT)
     (folder / "lines.tsv").write_text(LINES)
+    (folder / "series.csv").write_text(SERIES)
     if name == "images":
         write_images(folder / "images")
     job = {"name": name, "store": "runs", "resources": {"cpus": 1}, "checkpoint": {"every": "1 step"}, **JOBS[name]}

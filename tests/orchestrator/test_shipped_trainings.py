@@ -93,12 +93,19 @@ def plays(folder: Path) -> Iterator[list[str]]:
         assert {request["path"] for request in server.requests} == {"/input.txt"}
 
 
+@contextmanager
+def airline(_folder: Path) -> Iterator[list[str]]:
+    """The series that is shipped."""
+    yield ["train.epochs=2"]
+
+
 DATA: dict[str, Callable[[Path], object]] = {
     "mnist-cnn": mnist,
     "cifar10-cnn": cifar10,
     "imagenet-resnet50": imagenet,
     "sentiment-rnn": reviews,
     "text-rnn": plays,
+    "airline-rnn": airline,
 }
 NEEDS_NOTHING = {"digits-cnn", "python-docs-rnn", "script", "keras-cnn"}
 
@@ -117,6 +124,8 @@ def test_a_shipped_job_is_trained_on_data_of_its_format(home: Home, tmp_path: Pa
     log = b"".join(read_logs(home, run.run_id)).decode()
     assert end.state is State.SUCCEEDED, f"{end.message}\n{log}"
     assert "model.safetensors" in verify(Path(run.run_directory) / "model").files
-    assert {point.key for point in read_metrics(home, run.run_id)} >= {"train/loss", "validation/loss", "validation/accuracy"}
+    assert {point.key for point in read_metrics(home, run.run_id)} >= {
+        *("train/loss", "validation/loss", "validation/mase" if name == "airline-rnn" else "validation/accuracy")
+    }
     assert list((Path(run.run_directory) / "attempts" / "1" / "metrics").glob("events.out.tfevents.*"))
     assert ("torn.JPEG" in log) == (name == "imagenet-resnet50")

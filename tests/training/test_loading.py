@@ -115,7 +115,7 @@ def test_a_loaded_model_is_a_torch_module_in_evaluation_mode(tmp_path: Path) -> 
 def test_a_model_is_asked_what_it_can_answer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a language model has no classes"):
         loaded(fetched(tmp_path / "text", TEXTS["gru"])).predict(["a"])
-    with pytest.raises(UsageError, match="a classifier cannot continue a text"):
+    with pytest.raises(UsageError, match="only a language model can continue a text"):
         loaded(fetched(tmp_path / "lines", LINES["gru"])).generate("a")
 
 

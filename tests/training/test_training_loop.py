@@ -20,6 +20,7 @@ from cloud_train.training.data.digits import load_digits
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
 from cloud_train.training.learner import DivergedError
+from cloud_train.training.measures import ClassMeasure, measure_of
 from cloud_train.training.modelfile import load_network
 from cloud_train.training.ordering import validation_picks
 from tests.training.trainer import make_job, make_run, train_here
@@ -166,7 +167,8 @@ def test_a_training_that_diverges_ends_before_the_weights_are_spoilt_and_names_t
 
 
 def evaluated(network: nn.Module, data: DataSet, batch_size: int) -> dict[str, float]:
-    return evaluate(network, data.validation, validation_picks(data.validation, batch_size, World()))
+    measure = ClassMeasure(of_characters=data.validation.is_text)
+    return evaluate(network, data.validation, validation_picks(data.validation, batch_size, World()), measure)
 
 
 def test_the_training_loss_is_the_mean_of_the_epoch_so_far_weighted_by_their_samples(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_the_bits_per_character_of_a_text_are_those_of_the_model_whatever_it_was
     for sequence_length, batch_size in ((16, 4), (100, 64)):
         job = make_job(GRU, data={"dataset": "text", "path": "other.txt", "sequence_length": sequence_length, "validation": 0.5})
         samples = load(job, tmp_path / "other.txt").validation
-        found.append(evaluate(network, samples, validation_picks(samples, batch_size, World())))
+        found.append(evaluate(network, samples, validation_picks(samples, batch_size, World()), measure_of(description)))
     assert found[0] == found[1]
     characters = torch.tensor([description.classes.index(character) for character in text[len(text) // 2 :]])
     with torch.no_grad():

@@ -33,6 +33,12 @@ CARRYING: dict[str, Any] = {
     "train": {"steps": 8, "batch_size": 8, "carry_state": True, "clip_norm": 1.0, "accumulate": 1, "ema": 0.9},
     "checkpoint": {"every": "3 steps"},
 }
+FORECASTING: dict[str, Any] = {  # 103 windows in batches of 25, which two processes do not share equally
+    "model": {"kind": "rnn", "cell": "gru", "hidden_size": 8, "quantiles": [0.1, 0.5, 0.9]},
+    "data": {"dataset": "series", "path": "series.csv", "targets": "value", "horizon": 4, "season": 7},
+    "train": {"epochs": 2, "batch_size": 25, "tensorboard": False},
+    "resources": {"cpus": 1},
+}
 
 # Run first in every process of a training. The process that speaks for all kills itself just after it has logged a step.
 KILLED = """
@@ -107,6 +113,18 @@ def test_three_processes_learn_what_one_learns_on_data_that_they_cannot_share_eq
     assert ended.stdout.count("done: ") == 1  # one of them speaks for all
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
     assert validation(together) == pytest.approx(validation(alone), rel=1e-3)
+
+
+def test_two_processes_forecast_what_one_forecasts_and_test_it_once(tmp_path: Path) -> None:
+    alone, together = Program(tmp_path / "alone", FORECASTING), Program(tmp_path / "together", processes(FORECASTING, 2))
+    for program in (alone, together):
+        (program.folder / "series.csv").write_text("time,value\n" + "".join(f"{n},{n % 7 + (n * n) % 5 / 9}\n" for n in range(150)))
+        ended = program.run()
+        assert ended.returncode == 0, ended.stderr
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert validation(together) == pytest.approx(validation(alone), rel=1e-3)
+    assert validation(alone)["mase"] > 0
+    assert ended.stdout.count("test loss") == 1
 
 
 # Two processes of a CNN are killed in tests/orchestrator/test_kills.py.

@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument, open_client
 from cloud_train.cli.output.terminal import Painter, clean, say, say_json
-from cloud_train.cli.output.words import table
+from cloud_train.cli.output.words import number, table
 
 _MOST_CLASSES = 50
 
@@ -24,15 +24,16 @@ def evaluate(
     """Measure how good a trained model is on new data.
 
     DATA is not seen in training and has the form of the training data: a folder with a folder of images for each class, a file of lines
-    label<TAB>text, or a text. Of a folder with parts, the test part is used, without one the validation part. All of it is read, and
-    nothing is learned from it.
+    label<TAB>text, a text, or a CSV file of time series. Of a folder with parts, the test part is used, without one the validation part.
+    All of it is read, and nothing is learned from it.
 
     A classifier is measured by loss (in nats) and accuracy, and each class by recall and precision; a language model by bits per
-    character.
+    character; a forecast by its errors, beside those of repeating the last season.
 
     Examples:
       cloud-train evaluate flowers new-photographs
       cloud-train evaluate sentiment-rnn reviews-of-may.tsv --json
+      cloud-train evaluate airline-rnn airline-1961.csv
       cloud-train evaluate text-rnn another-book.txt --checkpoint best
     """
     chosen = open_client(as_json).run(run, latest=True)
@@ -41,11 +42,23 @@ def evaluate(
         say_json({"run_id": chosen.id, **found})
         return 0
     say(clean(str(found["source"])))
-    shown = [f"{name.replace('_', ' ')} {found[name]:.4f}" for name in ("loss", "accuracy", "bits_per_character") if name in found]
+    shown = [
+        f"{name.replace('_', ' ')} {found[name]:.4f}" for name in ("loss", "accuracy", "bits_per_character", "coverage") if name in found
+    ]
     say(", ".join(shown))
+    if "mae" in found:
+        _show_errors(found)
     if classes := found.get("classes"):
         _show_classes(classes, found["confusions"])
     return 0
+
+
+def _show_errors(found: dict[str, Any]) -> None:
+    """The errors of forecasts, beside those of repeating the last season."""
+    errors = (("mean absolute", "mae"), ("root mean square", "rmse"), ("scaled (MASE)", "mase"))
+    rows = [(words, *(number(found.get(key)) for key in (name, f"naive_{name}"))) for words, name in errors]
+    say()
+    say(table(("ERROR", "FORECAST", "LAST SEASON REPEATED"), rows, Painter.of(sys.stdout), right=(1, 2)))
 
 
 def _show_classes(classes: list[dict[str, Any]], confusions: list[dict[str, Any]]) -> None:

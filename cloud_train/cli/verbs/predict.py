@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument, open_client
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
-from cloud_train.cli.output.words import table
+from cloud_train.cli.output.words import number, table
 from cloud_train.errors import UsageError
 
 
@@ -20,6 +20,7 @@ def predict(
     text: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify. Repeatable.", show_default=False)
     ] = None,
+    series: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV file of time series to forecast.", show_default=False)] = None,
     length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to add to the prompt.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Below 1 is more predictable, above 1 more varied.")] = 0.8,
     top_k: Annotated[
@@ -30,17 +31,19 @@ def predict(
     checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Run a trained model: classify images or text, or continue a prompt.
+    """Run a trained model: classify images or text, continue a prompt, or forecast time series.
 
     Examples:
       cloud-train predict digits-cnn seven.png three.png
       cloud-train predict digits-cnn scan.png --invert --json
       cloud-train predict sentiment-rnn --text "Not worth the money."
+      cloud-train predict airline-rnn --series airline.csv
       cloud-train predict python-docs-rnn --prompt "The function " --length 300
     """
-    if bool(images) + bool(text) + (prompt is not None) != 1:
+    if bool(images) + bool(text) + (prompt is not None) + (series is not None) != 1:
         raise UsageError(
-            "no input, or several kinds of it; give either image files, lines of text with --text, or a prompt with --prompt",
+            "no input, or several kinds of it; give either image files, lines of text with --text, a prompt with --prompt,"
+            " or a file of time series with --series",
             hint="see: cloud-train predict --help",
         )
     chosen = open_client(as_json).run(run, latest=True)
@@ -48,12 +51,32 @@ def predict(
         predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)
         _show_predictions(chosen.id, predictions, "file" if images else "text", as_json)
         return 0
+    if series is not None:
+        _show_forecasts(chosen.id, chosen.forecast(series, checkpoint=checkpoint), as_json)
+        return 0
     answer = chosen.continue_text(prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint)
     if as_json:
         say_json({"run_id": chosen.id, **answer})
     else:
         say(clean_lines(f"{answer['prompt']}{answer['continuation']}"))
     return 0
+
+
+def _show_forecasts(run_id: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print one row per time, with a column for each target, or for each of its quantiles."""
+    if as_json:
+        say_json({"run_id": run_id, "predictions": rows})
+        return
+    lines = []
+    for row in rows:
+        columns = {name: value for name, value in row["values"].items() if name not in row.get("quantiles", {})}
+        for name, levels in row.get("quantiles", {}).items():
+            columns |= {f"{name} {level}": value for level, value in levels.items()}
+        lines.append((clean(str(row["time"])), clean(str(row["series"])), columns))
+    has_ids = any(series for _, series, _ in lines)
+    header = ("TIME", *(["SERIES"] if has_ids else []), *(clean(name).upper() for name in (lines[0][2] if lines else {})))
+    cells = [(time, *([series] if has_ids else []), *(number(value) for value in columns.values())) for time, series, columns in lines]
+    say(table(header, cells, Painter.of(sys.stdout), right=range(1 + has_ids, len(header))))
 
 
 def _show_predictions(run_id: str, predictions: list[dict[str, Any]], asked: str, as_json: bool) -> None:

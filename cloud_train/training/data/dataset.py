@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cloud_train.data.pixels import Normalize
+from cloud_train.data.series import Forecasting
 from cloud_train.errors import CloudTrainError, JobError
 from cloud_train.job.models import JobSpec
 from cloud_train.spec.registry import implementation, plugin_code
@@ -41,37 +42,47 @@ class Batch:
     Images: inputs float32 (B, channels, height, width) in [0, 1], targets int64 (B,), the classes.
     Text: inputs and targets int64 (B, T), each target the character after its input.
     Labelled lines: inputs int64 (B, T), the tokens, padded with 0; targets int64 (B,); lengths.
+    Series: inputs float32 (B, history + horizon, columns) and targets float32 (B, horizon, targets), in scaled units; units.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
     """Tokens of each line, int64 (B,), always on the CPU; None if all samples have the same length."""
+    units: Tensor | None = None
+    """Series: one unit of a scaled target in the target's own unit, and in that of the series' naive error; float32 (B, 2, targets)."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device) -> Self:
         """The same batch in the memory of ``device``."""
-        return type(self)(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), self.lengths)
+        units = None if self.units is None else self.units.to(device, non_blocking=True)
+        return type(self)(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), self.lengths, units)
 
     def parts(self, count: int) -> list[Self]:
         """This batch divided into at most ``count`` batches of nearly equal size."""
-        columns = [self.inputs.tensor_split(count), self.targets.tensor_split(count)]
-        lengths = [None] * count if self.lengths is None else self.lengths.tensor_split(count)
-        return [type(self)(*part) for part in zip(*columns, lengths, strict=True) if len(part[1])]
+        columns = [[None] * count if column is None else column.tensor_split(count) for column in vars(self).values()]
+        return [type(self)(*part) for part in zip(*columns, strict=True) if len(part[1])]
 
 
 class Samples(ABC):
     """One part of a data set, training or validation."""
 
     targets: Tensor
-    """Targets of all samples: classes int64 (samples,), or characters int64 (samples, T)."""
+    """Targets of all samples: classes int64 (samples,), or characters int64 (samples, T). Of series, those of all rows, float32 (rows,
+    targets), of which a sample's are a piece.
+    """
     lengths: Tensor | None = None
     """Number of tokens of each sample, int64 (samples,), if they differ."""
     groups: Tensor | None = None
     """The sizes of consecutive groups in which samples arrive, int64 (groups,), each a representative sample of all; None without groups.
     """
+
+    @property
+    def is_text(self) -> bool:
+        """Whether each sample is a piece of a text, which the next one continues."""
+        return self.targets.dim() > 1 and not self.targets.is_floating_point()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -129,7 +140,7 @@ class DataSet:
     train: Samples
     validation: Samples
     classes: tuple[str, ...]
-    """Names of the classes, or the characters of text, in the order of their numbers."""
+    """Names of the classes, the characters of text, or the targets of series, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width) of an image, None if a sample is not an image."""
     normalize: Normalize | None = None
@@ -148,6 +159,8 @@ class DataSet:
     """What the finished model is tested on, if the data has such samples."""
     remarks: tuple[str, ...] = ()
     """What of the data is not read, and what looks like a mistake."""
+    series: Forecasting | None = None
+    """What is read of time series, and forecast."""
 
     def parts(self) -> dict[str, Samples]:
         """The samples for training and validation, and those for a test if there are any, by what they are for."""

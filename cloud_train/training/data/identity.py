@@ -43,12 +43,25 @@ def check_meaning(before: ModelDescription, now: ModelDescription) -> None:
 
     Weights that learned to tell ``cat`` from ``dog`` must not continue as those for ``bird`` and ``cat``.
     """
-    is_text = now.sample_kind == "text"
-    _check_names("characters" if is_text else "classes", before.classes, now.classes)
+    if now.series is not None or before.series is not None:
+        _check_series(before, now)
+        return
+    _check_names("characters" if now.sample_kind == "text" else "classes", before.classes, now.classes)
     _check_names("tokens", before.tokens or (), now.tokens or ())
     if before.image_shape != now.image_shape:
         shapes = ["×".join(map(str, description.image_shape or ())) or "none" for description in (before, now)]
         raise JobError(f"the checkpoint was trained on images of {shapes[0]}, but the data has images of {shapes[1]}", hint=_HINT)
+
+
+def _check_series(before: ModelDescription, now: ModelDescription) -> None:
+    """The same for what is forecast. How the series are scaled follows from their rows, which ``differences`` compares."""
+    mine, theirs = (None if one.series is None else one.series.model_dump(exclude={"scales", "time", "id"}) for one in (now, before))
+    if mine is None or theirs is None:
+        raise JobError("the checkpoint and the job do not both forecast series", hint=_HINT)
+    _check_names("targets", before.classes, now.classes)
+    for name, value in mine.items():
+        if theirs[name] != value:
+            raise JobError(f"data.{name} is {value!r}, but was {theirs[name]!r} when the checkpoint was trained", hint=_HINT)
 
 
 _HINT = "restore the data that the run started with, then resume it; for other data, submit a new run"
