@@ -1,5 +1,6 @@
 """The command ``cloud-train``: its entry point, and its verbs, which are imported when they are used."""
 
+import fcntl
 import importlib
 import inspect
 import io
@@ -146,21 +147,31 @@ def entry_point() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (docs/exit-codes.md)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    has_output = sys.stdout is not None
+    unwritable = _unwritable_output()
     _prepare_output()
     # Looking for pydantic plugins reads the metadata of every installed package, which takes 20 ms or more; none is needed.
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if not has_output:
-        return guarded(_refuse, as_json=False)
+    if unwritable:
+        return guarded(lambda: _refuse(unwritable), as_json=False)
     return guarded(lambda: _run(arguments), as_json="--json" in own)
 
 
-def _refuse() -> NoReturn:
+def _unwritable_output() -> str:
+    """Why nothing can be written to standard output; empty if something may."""
+    if sys.stdout is None:
+        return "it is closed"
+    try:
+        flags = fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL)
+    except (OSError, ValueError):  # a stream without a file, such as a test's
+        return ""
+    return "it is open for reading only" if flags & os.O_ACCMODE == os.O_RDONLY else ""
+
+
+def _refuse(reason: str) -> NoReturn:
     """Raise before anything is done: a run's id that cannot be shown would be lost."""
-    raise StoreError(
-        "cannot write to standard output: it is closed", hint="nothing was done; to discard the output, redirect it: >/dev/null"
-    )
+    hint = "nothing was done; to discard the output, redirect it: >/dev/null"
+    raise StoreError(f"cannot write to standard output: {reason}", hint=hint)
 
 
 def _prepare_output() -> None:

@@ -171,6 +171,15 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done(cloud_trai
     assert not (cloud_train.folder / "runs").exists()
 
 
+@pytest.mark.parametrize("words", ["list", "--help", "--version", "submit script.yaml"])
+def test_a_standard_output_that_is_open_for_reading_only_is_one_too(cloud_train: CommandLine, words: str) -> None:
+    cloud_train.job("true")
+    ended = _in_shell(cloud_train, f"{words} 1</dev/null")
+    assert (ended.returncode, ended.stdout) == (6, "")
+    assert "error: cannot write to standard output: it is open for reading only\nhint: nothing was done" in ended.stderr
+    assert not cloud_train.home.exists()
+
+
 @pytest.mark.parametrize("words", ["list >&- 2>&-", "list --json >/dev/full 2>/dev/full", "list --limit 0 >&- 2>&-"])
 def test_where_neither_output_can_be_written_the_exit_status_is_all(cloud_train: CommandLine, words: str) -> None:
     ended = _in_shell(cloud_train, words)
