@@ -3,12 +3,15 @@
 Shown are both means, and the mean difference with its 95% interval (Student's t over the seeds, which are the same for both values).
 """
 
+import atexit
+import shutil
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -43,9 +46,11 @@ class Comparison:
     metric: str
     job: Mapping[str, Any]
     before: Mapping[str, Any]
-    """Sections of the job that set the value that was replaced."""
+    """Settings of ``train`` that set the value that was replaced."""
     old: Way = nullcontext
     """Where the value is no setting: makes the trainer use the value that was replaced."""
+    before_data: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ``data`` that set the value that was replaced."""
 
 
 def main() -> None:
@@ -59,8 +64,8 @@ def _row(comparison: Comparison) -> str:
     before, now = [], []
     for seed in SEEDS:
         with comparison.old():
-            before.append(_reached(comparison, comparison.before, seed))
-        now.append(_reached(comparison, {}, seed))
+            before.append(_reached(comparison, seed, comparison.before, comparison.before_data))
+        now.append(_reached(comparison, seed, {}, {}))
         print(comparison.title, comparison.metric, seed, before[-1], now[-1], file=sys.stderr, flush=True)
     gained = [one - other for one, other in zip(now, before, strict=True)]
     interval = _STUDENT_95 * statistics.stdev(gained) / len(gained) ** 0.5
@@ -69,9 +74,12 @@ def _row(comparison: Comparison) -> str:
     return f"| {comparison.title} | {comparison.metric} | {means} | {middle:+.4f} ± {interval:.4f} |"
 
 
-def _reached(comparison: Comparison, changes: Mapping[str, Any], seed: int) -> float:
+def _reached(comparison: Comparison, seed: int, train_changes: Mapping[str, Any], data_changes: Mapping[str, Any]) -> float:
     """The metric of the run's last validation."""
-    sections = {**comparison.job, "train": {"tensorboard": False, "seed": seed, **comparison.job.get("train", {}), **changes}}
+    settings = {"tensorboard": False, "seed": seed, **comparison.job.get("train", {}), **train_changes}
+    sections = {**comparison.job, "train": settings, "data": {**comparison.job["data"], **data_changes}}
+    if sections["data"]["dataset"] == "images":
+        sections["data"]["path"] = _pictures_of_digits()
     job = JobSpec.model_validate({"name": "defaults", **sections})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -96,6 +104,22 @@ def _long_lines() -> Iterator[str]:
         yield f"{label}\t{label}{''.join(random.choices('cdefgh', k=_LONG))}"
 
 
+@cache
+def _pictures_of_digits() -> str:
+    """A folder with a picture of each digit of scikit-learn's, 32 pixels a side, in a folder of its class."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = Path(tempfile.mkdtemp(prefix="digits-"))
+    atexit.register(shutil.rmtree, folder)
+    found = load_digits()
+    for number, (pixels, digit) in enumerate(zip(found.images, found.target, strict=True)):
+        (folder / str(digit)).mkdir(exist_ok=True)
+        small = Image.fromarray((pixels * 255 / 16).round().astype("uint8"))
+        small.resize((32, 32), Image.Resampling.BILINEAR).save(folder / str(digit) / f"{number:04d}.png")
+    return str(folder)
+
+
 @contextmanager
 def _torchs_lstm() -> Iterator[None]:
     with patch("cloud_train.training.models.recurrent._remember_at_first", lambda layer: None):
@@ -104,6 +128,12 @@ def _torchs_lstm() -> Iterator[None]:
 
 DIGITS = {"model": {"kind": "cnn"}, "data": {"dataset": "digits", "size": 28}, "checkpoint": {"every": "1000 epochs"}}
 LSTM = {"kind": "rnn", "cell": "lstm"}
+PICTURES = {
+    "model": {"kind": "cnn"},
+    "data": {"dataset": "images", "size": 28, "channels": 1, "workers": 0},
+    "train": {"epochs": 15},
+    "checkpoint": {"every": "1000 epochs"},
+}
 COMPARISONS = (
     Comparison(
         "LSTM: forget bias 1, orthogonal recurrent weights; a class told by the first of 61 tokens",
@@ -138,6 +168,12 @@ COMPARISONS = (
         "accuracy",
         {**DIGITS, "train": {"epochs": 10, "optimizer": {"name": "sgd"}}},
         {"optimizer": {"name": "sgd", "lr": 1e-3, "momentum": 0, "nesterov": False}},
+    ),
+    Comparison(
+        "`images`: gentle augmentation (was strong), digits as a folder", "accuracy", PICTURES, {}, before_data={"augment": "strong"}
+    ),
+    Comparison(
+        "`images`: gentle augmentation (none for comparison), digits as a folder", "accuracy", PICTURES, {}, before_data={"augment": None}
     ),
 )
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cloud_train.data.base import check_source
 from cloud_train.data.image_folder import ENDINGS, check_classes, list_images
-from cloud_train.data.pixels import ImageSection, Normalize, PhotoAugment, check_normalize
+from cloud_train.data.pixels import ImageSection, Normalize, PhotoAugment, PhotoAugmentName, check_normalize, photo_augment
 from cloud_train.data.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
 from cloud_train.data.shares import held_out
 from cloud_train.errors import CorruptError
@@ -131,13 +131,20 @@ class ImagesData(ImageSection):
     """With ``broken: skip``, the largest fraction of a class that may be left out; more ends the run."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Decoder processes for each training process; if left out, one fewer than the CPU cores it may use."""
-    augment: PhotoAugment | None = Field(default_factory=PhotoAugment)
-    """Augmentation of the training images; null disables it."""
+    augment: PhotoAugmentName | PhotoAugment | None = "gentle"
+    """Augmentation of the training images: ``gentle`` crops at random at least 70% of the area, ``strong`` at least 8%, and mirrors half of
+    the images, as for ImageNet; null disables it.
+    """
     normalize: Normalize | None = None
     """Scaling of the pixels."""
 
     loader: ClassVar[str] = "cloud_train.training.data.images:load_images"
     packages: ClassVar = {"PIL": "pillow"}
+
+    @property
+    def augmentation(self) -> PhotoAugment | None:
+        """The settings of ``augment``, also where it is a name."""
+        return photo_augment(self.augment) if isinstance(self.augment, str) else self.augment
 
     @property
     def source_field(self) -> FieldPath:

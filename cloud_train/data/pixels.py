@@ -1,7 +1,7 @@
 """What image data sets share: the scaling of pixels, augmentation, and the checks of both."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,15 @@ class PhotoAugment(Section):
     """Smallest fraction of the area that is cropped at random and scaled to ``size`` (Szegedy et al., 2015); 1 takes the centre, as in
     validation.
     """
+
+
+PhotoAugmentName = Literal["gentle", "strong"]
+"""The gentle augmentation fits most images: it leaves out little, and what is left stays left. The strong one is that of ImageNet."""
+
+
+def photo_augment(name: PhotoAugmentName) -> PhotoAugment:
+    """The settings that a name stands for."""
+    return PhotoAugment(flip=False, crop=0.7) if name == "gentle" else PhotoAugment(flip=True, crop=0.08)
 
 
 class ImageSection(DataSection):

@@ -294,9 +294,10 @@ class FolderSamples(Samples):
         return Decoded(images[:readable], broken)
 
     def _chooser(self, row: int, epoch: int | None) -> Chooser:
-        if epoch is None or self._settings.augment is None:
+        augmentation = self._settings.augmentation
+        if epoch is None or augmentation is None:
             return middle(self._settings.size)
-        return random_part(self._settings.size, self._settings.augment, derived_seed(self._seed, "augment", epoch, row))
+        return random_part(self._settings.size, augmentation, derived_seed(self._seed, "augment", epoch, row))
 
     def _without(self, broken: Sequence[tuple[int, str]], rows: Tensor) -> Tensor:
         """The rows of readable images; names the others, or raises UnreadableImageError for the first of them."""

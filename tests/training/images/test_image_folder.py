@@ -7,6 +7,7 @@ from contextlib import closing
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from cloud_train.data.images import ImagesData
-from cloud_train.data.pixels import Normalize, PhotoAugment
+from cloud_train.data.pixels import Normalize, PhotoAugment, photo_augment
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.dataset import DataSet, Pick
-from cloud_train.training.data.decoding import UnreadableImageError
+from cloud_train.training.data.decoding import UnreadableImageError, random_part
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images
 from tests.downloads import downloaded
 from tests.training.images.pictures import SIDE, png_header, write_folder
@@ -67,6 +68,23 @@ def equal(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]
 
 
 # What the samples are
+
+
+@pytest.mark.parametrize(
+    ("given", "flip", "crop"), [({}, False, 0.7), ({"augment": "strong"}, True, 0.08), ({"augment": {"flip": False}}, False, 0.08)]
+)
+def test_an_augmentation_has_a_name_or_settings(given: dict[str, Any], flip: bool, crop: float) -> None:
+    section = ImagesData.model_validate({"dataset": "images", "path": "here", **given})
+    assert section.augmentation == PhotoAugment(flip=flip, crop=crop)
+
+
+def test_the_gentle_augmentation_leaves_out_little_and_mirrors_nothing(folder: Path) -> None:
+    gentle, same = samples(folder, augment="gentle"), samples(folder, augment={"flip": False, "crop": 0.7})
+    [(inputs, _)], [(others, _)] = read(gentle, picked(0, 1)), read(same, picked(0, 1))
+    assert torch.equal(inputs, others)
+    views = [random_part(SIDE, photo_augment("gentle"), seed)(640, 480) for seed in range(100)]
+    assert not any(view.is_mirrored for view in views)
+    assert min((view.right - view.left) * (view.bottom - view.top) for view in views) > 0.69 * 640 * 480
 
 
 def test_the_layout_of_imagenet_says_what_is_for_validation(folder: Path) -> None:
