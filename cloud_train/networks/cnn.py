@@ -50,7 +50,7 @@ class ConvBlock(Section):
 
 
 class CnnModel(ModelSection):
-    """A convolutional image classifier: blocks, or a residual net, then one dense layer of class scores."""
+    """A convolutional image classifier: blocks, or a residual net, then dense layers, the last of which computes the class scores."""
 
     kind: Literal["cnn"]
     """A convolutional network."""
@@ -63,9 +63,11 @@ class CnnModel(ModelSection):
     net of 34,826 parameters. Not for a residual net.
     """
     head: Literal["flatten", "average"] = "flatten"
-    """What the dense layer reads after the ``blocks``: every pixel of every channel, or each channel's average (global average pooling)."""
+    """What the dense layers read after the ``blocks``: every pixel of every channel, or each channel's average (global average pooling)."""
+    dense: tuple[Count, ...] = ()
+    """Widths of hidden dense layers, each with a ReLU, before the one of the class scores; ``[128]`` makes it the tutorials' larger net."""
     dropout: Share = 0.0
-    """Fraction of the dense layer's inputs that is dropped, in training."""
+    """Fraction of the outputs of each hidden dense layer that is dropped, in training; without any, of the last layer's inputs."""
     stem: Literal["auto", "small", "large"] = "auto"
     """How a residual net begins: ``large`` is a 7×7 convolution with stride 2 and max-pooling, as for ImageNet; ``small`` is a 3×3
     convolution with stride 1, as for CIFAR; ``auto`` uses the small one for images below 64 pixels.
@@ -159,7 +161,13 @@ def _classifier(model: CnnModel, body: list[LayerFacts], classes: int) -> Iterat
     is_average = model.network != "blocks" or model.head == "average"
     features = channels if is_average else channels * height * width
     yield LayerFacts("average", "Average", (features,), 0) if is_average else LayerFacts("flatten", "Flatten", (features,), 0)
-    if model.dropout:
+    for number, width in enumerate(model.dense):
+        yield LayerFacts(f"dense.{number}.linear", "Linear", (width,), (features + 1) * width)
+        features = width
+        yield LayerFacts(f"dense.{number}.relu", "ReLU", (features,), 0)
+        if model.dropout:
+            yield LayerFacts(f"dense.{number}.dropout", f"Dropout {model.dropout:g}", (features,), 0)
+    if model.dropout and not model.dense:
         yield LayerFacts("dropout", f"Dropout {model.dropout:g}", (features,), 0)
     yield LayerFacts("classifier", "Linear", (classes,), (features + 1) * classes)
 

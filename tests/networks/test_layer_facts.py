@@ -31,6 +31,22 @@ def test_the_default_cnn_is_the_classic_net_of_34826_parameters() -> None:
     ]
 
 
+def test_hidden_dense_layers_follow_the_blocks_and_each_has_its_dropout() -> None:
+    model = CnnModel(kind="cnn", dense=(128, 30), dropout=0.5)
+    found = [(layer.name, layer.kind, layer.output_shape, layer.parameters) for layer in model.layer_facts(IMAGES)]
+    assert found[6:] == [
+        ("flatten", "Flatten", (1600,), 0),
+        ("dense.0.linear", "Linear", (128,), 1601 * 128),
+        ("dense.0.relu", "ReLU", (128,), 0),
+        ("dense.0.dropout", "Dropout 0.5", (128,), 0),
+        ("dense.1.linear", "Linear", (30,), 129 * 30),
+        ("dense.1.relu", "ReLU", (30,), 0),
+        ("dense.1.dropout", "Dropout 0.5", (30,), 0),
+        ("classifier", "Linear", (10,), 31 * 10),
+    ]
+    assert parameters(CnnModel(kind="cnn", dense=(128,)), IMAGES) == 320 + 18_496 + 1601 * 128 + 129 * 10 == 225_034
+
+
 def test_a_block_has_a_row_for_each_thing_that_it_does() -> None:
     block = ConvBlock(filters=6, kernel=5, stride=2, padding=1, norm="batch", pool=3, dropout=0.1)
     model = CnnModel(kind="cnn", blocks=(block,), head="average", dropout=0.5)

@@ -36,6 +36,30 @@ def test_the_classic_net_begins_with_the_weights_of_a_script_that_draws_them_lay
         assert weights[f"{name}.bias"].count_nonzero() == 0
 
 
+def test_the_classic_net_with_a_hidden_layer_computes_what_its_layers_compute_one_by_one() -> None:
+    network = build(ModelDescription(CnnModel(kind="cnn", dense=(128,), dropout=0.5), DIGITS, (1, 28, 28)), seed=7)
+    assert sum(weight.numel() for weight in network.parameters()) == 225_034
+    images, weights = torch.rand(3, 1, 28, 28), network.state_dict()
+    features = images
+    for number in (0, 1):
+        convolved = functional.conv2d(features, weights[f"blocks.{number}.conv.weight"], weights[f"blocks.{number}.conv.bias"])
+        features = functional.max_pool2d(functional.relu(convolved), 2)
+    hidden = functional.relu(features.flatten(1) @ weights["dense.0.linear.weight"].T + weights["dense.0.linear.bias"])
+    scores = hidden @ weights["classifier.weight"].T + weights["classifier.bias"]
+    torch.testing.assert_close(network.eval()(images), scores)
+    network.train()
+    assert not torch.allclose(network(images), network(images)), "half of the hidden layer's outputs are dropped"
+
+
+@pytest.mark.parametrize("network", ["blocks", "resnet18"])
+def test_hidden_layers_begin_with_weights_for_a_relu(network: str) -> None:
+    model = CnnModel.model_validate({"kind": "cnn", "network": network, "dense": (400,)})
+    weights = build(ModelDescription(model, DIGITS, (3, 12, 12)), seed=0).state_dict()
+    hidden = weights["dense.0.linear.weight"]
+    assert hidden.std().item() == pytest.approx((2 / hidden.shape[1]) ** 0.5, rel=0.02)
+    assert not weights["dense.0.linear.bias"].any()
+
+
 def test_the_pixels_are_scaled_as_the_first_layer_and_the_scale_is_no_weight() -> None:
     model = CnnModel(kind="cnn", blocks=(ConvBlock(filters=4),))
     plain = build(ModelDescription(model, DIGITS, (3, 12, 12)), seed=0)

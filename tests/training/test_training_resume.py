@@ -44,6 +44,7 @@ LINES = {"dataset": "sequences", "path": "lines.tsv"}
 SENTENCE_READER = {"kind": "rnn", "hidden_size": 6, "bidirectional": True, "dropout": 0.2, "layers": 2}
 FEATURES: dict[str, dict[str, Any]] = {
     "augmentation": {"model": DROPPING, "data": {"dataset": "digits", "size": 8, "augment": {"flip": True, "crop": 2}}},
+    "hidden layer": {"model": {**DROPPING, "dense": [16]}},
     "average": {"model": DROPPING, "train": {"ema": 0.9, "accumulate": 3}},
     "bf16": {"model": DROPPING, "train": {"precision": "bf16"}},
     "fp16": {"model": DROPPING, "train": {"precision": "fp16"}},

@@ -65,10 +65,30 @@ def scores(model: CnnModel, shape: tuple[int, int, int], classes: int, *, averag
     """The network's last layers by their names: from channels × height × width to a score for each class."""
     channels, height, width = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict(average=Average()) if average else OrderedDict(flatten=nn.Flatten())
-    if model.dropout:
+    features = channels if average else channels * height * width
+    if model.dense:
+        layers["dense"] = hidden = nn.Sequential()
+        for width in model.dense:
+            hidden.append(_dense(features, width, model.dropout))
+            features = width
+    elif model.dropout:
         layers["dropout"] = nn.Dropout(model.dropout)
-    layers["classifier"] = nn.Linear(channels if average else channels * height * width, classes)
+    layers["classifier"] = nn.Linear(features, classes)
     return layers
+
+
+def _dense(features: int, width: int, dropout: float) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(linear=nn.Linear(features, width), relu=nn.ReLU(inplace=True))
+    if dropout:
+        layers["dropout"] = nn.Dropout(dropout)
+    return nn.Sequential(layers)
+
+
+def draw_hidden(network: nn.Sequential) -> None:
+    """Draw the weights of the hidden dense layers, if there are any, as He et al. (2015) do before a ReLU."""
+    for name, weight in network.named_parameters():
+        if name.startswith("dense.") and name.endswith("weight"):
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
 class ResNet(nn.Sequential):
@@ -98,6 +118,7 @@ class ResNet(nn.Sequential):
                 nn.init.zeros_(layer.bias)
             elif isinstance(layer, ResidualBlock):
                 nn.init.zeros_(layer.last_scale)
+        draw_hidden(self)
 
 
 class ResidualBlock(nn.Module):
@@ -179,6 +200,7 @@ class Cnn(nn.Sequential):
                 nn.init.xavier_uniform_(layer.weight)
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        draw_hidden(self)
 
 
 def _block(block: ConvBlock, channels: int) -> nn.Sequential:
