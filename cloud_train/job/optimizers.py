@@ -1,7 +1,7 @@
 """The ``train.optimizer`` section. A package adds an optimizer as an entry point ``cloud_train.optimizers``."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -33,25 +33,35 @@ class OptimizerSection(Section):
         yield from ()
 
 
-def _for(name: str, own: Any, others: Any) -> Any:
-    """A default that is ``own`` for the optimizer ``name``."""
-    return Field(default_factory=lambda known: own if known.get("name") == name else others)
+def _for(others: Any, **own: Any) -> Any:
+    """A default that depends on the optimizer's name: ``others`` except for those that are named."""
+    return Field(default_factory=lambda known: own.get(known.get("name", ""), others))
+
+
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"]
+_ADAMS: tuple[OptimizerName, ...] = ("adam", "adamw")
 
 
 class Optimizer(OptimizerSection):
     """How gradients change the weights."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), or stochastic gradient
-    descent.
+    name: OptimizerName = "adam"
+    """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), stochastic gradient descent,
+    ``rmsprop`` (Hinton, 2012) or ``adagrad`` (Duchi et al., 2011), each as in PyTorch.
     """
-    lr: Positive = _for("sgd", 1e-2, 1e-3)
-    """Learning rate; if left out, 0.001, for ``sgd`` 0.01."""
-    momentum: Share = _for("sgd", 0.9, 0.0)
-    """Momentum, for ``sgd``; 0.9 if left out."""
+    lr: Positive = _for(1e-3, sgd=1e-2, adagrad=1e-2)
+    """Learning rate; if left out, 0.001, for ``sgd`` and ``adagrad`` 0.01."""
+    momentum: Share = _for(0.0, sgd=0.9)
+    """Momentum, for ``sgd`` and ``rmsprop``; if left out, 0.9 for ``sgd``, otherwise 0."""
     nesterov: bool = Field(default_factory=lambda known: known.get("name") == "sgd" and bool(known.get("momentum")))
     """Nesterov's momentum (Sutskever et al., 2013), for ``sgd`` with momentum; true if left out."""
-    weight_decay: NonNegative = _for("adamw", 1e-2, 0.0)
+    betas: tuple[Share, Share] | None = None
+    """How slowly the averages of the gradient and of its square change, for ``adam`` and ``adamw``; 0.9 and 0.999 if left out."""
+    smoothing: Share | None = None
+    """How slowly the average of the squared gradient changes, for ``rmsprop``; 0.99 if left out, as in PyTorch. Keras has 0.9."""
+    eps: Positive | None = None
+    """Added to the denominator; not for ``sgd``. If left out, 1e-8, for ``adagrad`` 1e-10."""
+    weight_decay: NonNegative = _for(0.0, adamw=1e-2)
     """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which subtracts it from the weights directly;
     if left out, 0, for ``adamw`` 0.01.
     """
@@ -61,13 +71,23 @@ class Optimizer(OptimizerSection):
     maker: ClassVar[str] = "cloud_train.training.optimizers:make_built_in"
 
     def check(self) -> Iterator[Finding]:
-        """Momentum without SGD, and Nesterov momentum without momentum."""
-        if self.name != "sgd":
-            for field in ("momentum", "nesterov"):
-                if getattr(self, field):
-                    yield (*_HERE, field), f"{field} is for sgd, not {self.name}", f"name: sgd, or no {field}"
-        elif self.nesterov and not self.momentum:
+        """Fields of other optimizers, and Nesterov momentum without momentum."""
+        for field, names in _ONLY_FOR.items():
+            if getattr(self, field) and self.name not in names:
+                listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+                yield (*_HERE, field), f"{field} is for {listed}, not {self.name}", f"name: {names[0]}, or no {field}"
+        if self.name == "sgd" and self.nesterov and not self.momentum:
             yield (*_HERE, "nesterov"), "nesterov needs momentum", "a momentum, such as 0.9"
+
+
+_ONLY_FOR: dict[str, tuple[OptimizerName, ...]] = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "betas": _ADAMS,
+    "smoothing": ("rmsprop",),
+    "eps": (*_ADAMS, "rmsprop", "adagrad"),
+}
+"""Field → the optimizers that have it."""
 
 
 OPTIMIZERS: Registry[OptimizerSection] = Registry(
@@ -77,7 +97,7 @@ OPTIMIZERS: Registry[OptimizerSection] = Registry(
     base=OptimizerSection,
     requires=("maker",),
     target="maker",
-    built_in={"adam": Optimizer, "adamw": Optimizer, "sgd": Optimizer},
+    built_in=dict.fromkeys(get_args(OptimizerName), Optimizer),
     annotation=Optimizer,
     default="adam",
 )

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cloud_train.spec.problems import Finding
 from cloud_train.spec.registry import Registry
-from cloud_train.spec.types import Fraction, Interval, Section
+from cloud_train.spec.types import Fraction, Interval, Section, Share
 
 _FIRST = 1 / 25
 """One-cycle: the first rate, as a fraction of the highest; torch's default ``div_factor``."""
@@ -47,10 +47,18 @@ class Schedule(ScheduleSection):
 
     name: ScheduleName = "constant"
     """``cosine`` falls to 0 along half a cosine wave; ``step`` is multiplied by ``factor`` at intervals; ``one-cycle`` rises and falls
-    along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
+    along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top, and leaves the momentum as it is.
     """
     warmup: Interval | None = None
     """Rise linearly from 0 over this many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which has its own rise."""
+    min_factor: Share = 0.0
+    """``cosine``: what the rate is multiplied by where it is lowest."""
+    restart: Interval | None = None
+    """``cosine``: begin again at the full rate after this many steps or epochs (Loshchilov and Hutter, 2017); without it, the rate falls
+    until the end of the run.
+    """
+    growth: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """``cosine``: how much longer each period is than the one before, after a restart."""
     every: Interval = Interval(30, "epoch")
     """``step``: how often the rate is multiplied, in steps or epochs."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -62,9 +70,9 @@ class Schedule(ScheduleSection):
         """The factor of the job's learning rate for the step after ``step`` of ``last_step`` steps.
 
         A warm-up of w steps gives 1/w, 2/w, …, 1 (Goyal et al., 2017), regardless of the schedule. ``cosine`` is half a cosine wave from 1
-        down to 0 (Loshchilov and Hutter, 2017, without restarts), over the rest of the run after the warm-up. ``step`` counts its periods
-        from the start of the run. ``one-cycle`` is torch's ``OneCycleLR`` with its defaults: up from 1/25 to 1, then down to
-        1/250,000, each along half a cosine wave.
+        down to ``min_factor``, over the rest of the run after the warm-up, or over each of its periods (Loshchilov and Hutter, 2017).
+        ``step`` counts its periods from the start of the run. ``one-cycle`` is torch's ``OneCycleLR`` with its defaults: up from 1/25 to 1,
+        then down to 1/250,000, each along half a cosine wave; the momentum stays as it is.
         """
         warmup = 0
         if self.warmup and self.name != "one-cycle":
@@ -75,7 +83,7 @@ class Schedule(ScheduleSection):
 
     def check(self) -> Iterator[Finding]:
         """Lengths in seconds, which would not be reproducible."""
-        for field in ("warmup", "every"):
+        for field in ("warmup", "restart", "every"):
             cadence = getattr(self, field)
             if cadence is not None and cadence.unit == "second":
                 wanted = "steps or epochs, such as '500 steps'"
@@ -83,11 +91,21 @@ class Schedule(ScheduleSection):
 
     def ignored_fields(self) -> Iterator[Finding]:
         """Fields of the other schedules."""
-        for field, name in (("every", "step"), ("factor", "step"), ("peak_at", "one-cycle")):
+        for field, name in _ONLY_FOR.items():
             if self.name != name:
                 yield ("train", "schedule", field), f"{field} has no effect on the schedule {self.name}", f"name: {name}, or no {field}"
+        if self.name == "cosine" and self.restart is None:
+            yield ("train", "schedule", "growth"), "growth has no effect without restart", "a restart, such as '10 epochs', or no growth"
         if self.name == "one-cycle":
             yield ("train", "schedule", "warmup"), "one-cycle has its own rise and no warmup", "peak_at, or another schedule"
+
+
+_ONLY_FOR: dict[str, ScheduleName] = {
+    **dict.fromkeys(("min_factor", "restart", "growth"), "cosine"),
+    **dict.fromkeys(("every", "factor"), "step"),
+    "peak_at": "one-cycle",
+}
+"""Field → the schedule that has it."""
 
 
 def _constant(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
@@ -95,7 +113,12 @@ def _constant(schedule: Schedule, step: int, last_step: int, steps_per_epoch: in
 
 
 def _cosine(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
-    return (1 + math.cos(math.pi * (step - warmup) / (last_step - warmup))) / 2
+    place, period = step - warmup, last_step - warmup
+    if schedule.restart is not None:
+        period = schedule.restart.in_steps(steps_per_epoch)
+        while place >= period:
+            place, period = place - period, round(period * schedule.growth)
+    return schedule.min_factor + (1 - schedule.min_factor) * (1 + math.cos(math.pi * place / period)) / 2
 
 
 def _stepwise(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:

@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW: torch's own fused kernels, with the state that a checkpoint needs.
+"""SGD, Adam, AdamW, RMSprop and Adagrad: torch's own kernels, with the state that a checkpoint needs.
 
 ``torch.optim.Adam`` and similar classes import torch's compiler when they are created, which takes longer than importing torch itself (1.6
 s after 1.4 s, measured with torch 2.13) and is not needed here. The functions that they call do not, and give bit-identical weights; tests
@@ -12,14 +12,21 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
+from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from cloud_train.job import optimizers
 from cloud_train.spec.registry import implementation, plugin_code
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # of Kingma and Ba (2015), and torch's defaults
+_BETAS = (0.9, 0.999)
+"""Of Kingma and Ba (2015), and torch's defaults."""
+_SMOOTHING = 0.99
+"""torch's default for RMSprop."""
+_EPSILON, _EPSILON_OF_ADAGRAD = 1e-8, 1e-10
+"""torch's defaults."""
 _NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -32,7 +39,7 @@ def make_optimizer(settings: optimizers.OptimizerSection, network: nn.Module) ->
 
 
 def make_built_in(settings: optimizers.Optimizer, network: nn.Module) -> "Optimizer":
-    """Adam, AdamW or SGD."""
+    """One of the optimizers that a job can name without a plugin."""
     return _BUILT_IN[settings.name].of(settings, network)
 
 
@@ -105,6 +112,10 @@ class Optimizer(ABC):
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(weight) for weight in self.weights]
 
+    def _counts(self) -> list[Tensor]:
+        """A count of steps for each weight, on the CPU, where kernels that are not fused read it."""
+        return [torch.zeros(()) for _ in self.weights]
+
     def _group(self, weight_decay: float, places: list[int]) -> "_Group":
         state = {name: [tensors[place] for place in places] for name, tensors in self._state.items()}
         return _Group(places, [self.weights[place] for place in places], state, weight_decay)
@@ -114,6 +125,14 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015); the weight decay is an L2 penalty, added to the gradient."""
 
     _kernel: ClassVar[Callable[..., None]] = staticmethod(adam)
+    betas, epsilon = _BETAS, _EPSILON
+
+    @classmethod
+    def of(cls, settings: optimizers.Optimizer, network: nn.Module) -> Self:
+        """Adam with these settings, of all weights of ``network``."""
+        made = super().of(settings, network)
+        made.betas, made.epsilon = settings.betas or _BETAS, settings.eps or _EPSILON
+        return made
 
     def _first_state(self) -> dict[str, list[Tensor]]:
         steps = [torch.zeros((), device=weight.device) for weight in self.weights]
@@ -129,11 +148,11 @@ class Adam(Optimizer):
             group.state["steps"],
             fused=True,
             amsgrad=False,
-            beta1=_BETA1,
-            beta2=_BETA2,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
             lr=self.learning_rate,
             weight_decay=group.weight_decay,
-            eps=_EPSILON,
+            eps=self.epsilon,
             maximize=False,
         )
 
@@ -188,7 +207,70 @@ class Sgd(Optimizer):
         )
 
 
-_BUILT_IN: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": Sgd}
+class RmsProp(Optimizer):
+    """RMSprop (Hinton, 2012), without centring; the weight decay is an L2 penalty, added to the gradient."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], settings: optimizers.Optimizer, spared: frozenset[nn.Parameter]) -> None:
+        self._momentum, self._smoothing = settings.momentum, _SMOOTHING if settings.smoothing is None else settings.smoothing
+        self._epsilon = settings.eps or _EPSILON
+        super().__init__(weights, settings.lr, settings.weight_decay, spared=spared)
+
+    @classmethod
+    def of(cls, settings: optimizers.Optimizer, network: nn.Module) -> Self:
+        """RMSprop with these settings, of all weights of ``network``."""
+        return cls(network.parameters(), settings, frozenset(_spared(settings.no_decay, network)))
+
+    def _first_state(self) -> dict[str, list[Tensor]]:
+        state = {"square": self._zeros(), "steps": self._counts()}
+        return {**state, "momentum": self._zeros()} if self._momentum else state
+
+    def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
+        rmsprop(
+            group.weights,
+            gradients,
+            group.state["square"],
+            [],
+            group.state["momentum"] if self._momentum else [],
+            group.state["steps"],
+            lr=self.learning_rate,
+            alpha=self._smoothing,
+            eps=self._epsilon,
+            weight_decay=group.weight_decay,
+            momentum=self._momentum,
+            centered=False,
+        )
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi et al., 2011); the weight decay is an L2 penalty, added to the gradient."""
+
+    epsilon = _EPSILON_OF_ADAGRAD
+
+    @classmethod
+    def of(cls, settings: optimizers.Optimizer, network: nn.Module) -> Self:
+        """Adagrad with these settings, of all weights of ``network``."""
+        made = super().of(settings, network)
+        made.epsilon = settings.eps or _EPSILON_OF_ADAGRAD
+        return made
+
+    def _first_state(self) -> dict[str, list[Tensor]]:
+        return {"sum": self._zeros(), "steps": self._counts()}
+
+    def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
+        adagrad(
+            group.weights,
+            gradients,
+            group.state["sum"],
+            group.state["steps"],
+            lr=self.learning_rate,
+            weight_decay=group.weight_decay,
+            lr_decay=0.0,
+            eps=self.epsilon,
+            maximize=False,
+        )
+
+
+_BUILT_IN: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": Sgd, "rmsprop": RmsProp, "adagrad": Adagrad}
 
 
 @dataclass(frozen=True)

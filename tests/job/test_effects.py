@@ -28,6 +28,11 @@ def remarks(train: dict[str, Any], *layers: LayerFacts) -> list[str]:
             "train.schedule.warmup: 115 steps are not over when the run ends, after 115: it only warms up",
         ),
         (
+            {"schedule": {"name": "cosine", "restart": "5 epochs"}},
+            PLAIN,
+            "train.schedule.restart: the run has 115 steps, so the rate never begins again; it would after 115",
+        ),
+        (
             {"schedule": {"name": "step"}},
             PLAIN,
             "train.schedule.every: the run has 115 steps, so the learning rate never falls; it would after 690",

@@ -99,7 +99,7 @@ class_weights, ema, early_stopping, deliver, evaluate, precision, channels_last,
         job.yaml:10:21: unknown optimizer 'adma'
               optimizer: {name: adma, lr: -1}
                                 ^
-            expected: one of adam, adamw, sgd
+            expected: one of adam, adamw, sgd, rmsprop, adagrad
             did you mean 'adam'?
 
         job.yaml:10:31: train.optimizer.lr cannot be -1
@@ -160,7 +160,7 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
         "the linear cell reads in only one direction",
         f"no such file or folder: {tmp_path}/none.txt",
         "epochs and steps cannot both be set",
-        "momentum is for sgd, not adam",
+        "momentum is for sgd and rmsprop, not adam",
         "unknown key 'batch'",
         "API_TOKEN looks like a secret; its value must not be in a job file",
         "CLOUD_TRAIN_HOME is reserved for cloud-train",

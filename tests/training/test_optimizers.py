@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.sgd import sgd
 
 from cloud_train.job import optimizers
-from cloud_train.training.optimizers import Adam, AdamW, Optimizer, Sgd, make_optimizer
+from cloud_train.training.optimizers import Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd, make_optimizer
 
 Torchs = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -24,6 +24,20 @@ CASES: dict[str, tuple[optimizers.Optimizer, Torchs]] = {
     "adamw": (
         optimizers.Optimizer(name="adamw", lr=3e-3, weight_decay=0.1),
         lambda groups: torch.optim.AdamW(groups, 3e-3, weight_decay=0.1, fused=True),
+    ),
+    "adam with other averages": (
+        optimizers.Optimizer(lr=3e-3, betas=(0.8, 0.95), eps=1e-4),
+        lambda groups: torch.optim.Adam(groups, 3e-3, betas=(0.8, 0.95), eps=1e-4, fused=True),
+    ),
+    "rmsprop": (optimizers.Optimizer(name="rmsprop", lr=3e-3), lambda groups: torch.optim.RMSprop(groups, 3e-3)),
+    "rmsprop with momentum and decay": (
+        optimizers.Optimizer(name="rmsprop", lr=3e-3, momentum=0.9, smoothing=0.8, eps=1e-3, weight_decay=0.01),
+        lambda groups: torch.optim.RMSprop(groups, 3e-3, alpha=0.8, eps=1e-3, momentum=0.9, weight_decay=0.01),
+    ),
+    "adagrad": (optimizers.Optimizer(name="adagrad"), lambda groups: torch.optim.Adagrad(groups, 1e-2)),
+    "adagrad with decay": (
+        optimizers.Optimizer(name="adagrad", lr=0.1, eps=1e-3, weight_decay=0.01),
+        lambda groups: torch.optim.Adagrad(groups, 0.1, eps=1e-3, weight_decay=0.01),
     ),
     "sgd": (optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.0), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
     "sgd with momentum and decay": (
@@ -139,8 +153,8 @@ def test_a_weight_that_does_not_learn_is_left_out() -> None:
     assert torch.equal(network.embedding.weight, Network().embedding.weight)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", Sgd), ("adam", Adam), ("adamw", AdamW)])
-def test_the_job_names_the_optimizer_and_its_rate(name: Literal["sgd", "adam", "adamw"], kind: type[Optimizer]) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("sgd", Sgd), ("adam", Adam), ("adamw", AdamW), ("rmsprop", RmsProp), ("adagrad", Adagrad)])
+def test_the_job_names_the_optimizer_and_its_rate(name: optimizers.OptimizerName, kind: type[Optimizer]) -> None:
     optimizer = make_optimizer(optimizers.Optimizer(name=name, lr=0.25), Network())
     assert type(optimizer) is kind
     assert optimizer.learning_rate == 0.25

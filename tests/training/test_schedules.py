@@ -32,6 +32,25 @@ def test_a_cosine_is_torchs() -> None:
     assert ours[20] == LR / 2
 
 
+def test_a_cosine_falls_to_a_part_of_the_rate_as_torchs_does() -> None:
+    ours = rates(Schedule(name="cosine", min_factor=0.1), 40)
+    assert ours == pytest.approx(torchs(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=LR / 10), 40))
+
+
+@pytest.mark.parametrize(("restart", "steps"), [(Interval(4, "step"), 4), (Interval(1, "epoch"), 5)])
+@pytest.mark.parametrize("growth", [1, 2])
+def test_restarts_are_torchs(restart: Interval, steps: int, growth: int) -> None:
+    ours = rates(Schedule(name="cosine", restart=restart, growth=float(growth), min_factor=0.2), 43)
+    reference = torchs(lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, steps, growth, eta_min=LR / 5), 43)
+    assert ours == pytest.approx(reference)
+    assert ours.count(LR) == (sum(1 for step in range(43) if step % steps == 0) if growth == 1 else 4)
+
+
+def test_periods_count_from_the_end_of_the_warm_up() -> None:
+    ours = rates(Schedule(name="cosine", restart=Interval(10, "step"), warmup=Interval(5, "step")), 30)
+    assert [step for step, rate in enumerate(ours) if rate == LR] == [4, 5, 15, 25]
+
+
 def test_a_warm_up_and_a_cosine_over_the_rest_are_torchs() -> None:
     def reference(optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
         rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / 8, total_iters=7)
