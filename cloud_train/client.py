@@ -460,7 +460,8 @@ class Run:
         """How good the model is on data that it has not seen, which has the form of its training data: a folder of images, a file or folder
         of lines with labels, a text, or a file of series.
 
-        A classifier's result has ``samples``, ``loss``, ``accuracy``, ``classes`` (recall and precision of each) and ``confusions``; a
+        A classifier's result has ``samples``, ``loss``, ``accuracy``, ``macro_f1``, of more than five classes ``top5_accuracy``, of two
+        ``auc``, ``classes`` (recall, precision and F1 of each) and ``confusions``; a
         language model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``; a forecast's has ``windows``, ``mae``,
         ``rmse`` and ``mase``, with ``naive_mae`` and others for a repetition of the last season. The model runs in a separate process,
         which needs the extra ``train``.

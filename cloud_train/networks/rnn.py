@@ -13,7 +13,7 @@ from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.types import Count, Fraction, Share
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
-_MOST_ONE_HOT = 256
+_MOST_ONE_HOT = 32
 _USUAL_EMBEDDING = 64
 _LARGE_BATCH_BYTES = 256 << 20
 """A larger batch gets a note in the plan."""
@@ -33,7 +33,7 @@ class RnnModel(ModelSection):
     layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Recurrent layers on top of each other."""
     embedding_size: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    """Width of a learned embedding of characters or words; with 0 they are one-hot encoded. If left out, 64 where there are more than 256
+    """Width of a learned embedding of characters or words; with 0 they are one-hot encoded. If left out, 64 where there are more than 32
     of them, otherwise 0; for the ``linear`` cell always 0.
     """
     dropout: Share = 0.0

@@ -27,6 +27,7 @@ from cloud_train.training.ordering import validation_picks
 
 _BATCH = 64
 _MOST_CONFUSIONS = 10
+_TOP = 5
 _MOST_NAMED = 5
 
 Labelled = tuple[str | Path, int]
@@ -34,12 +35,15 @@ Labelled = tuple[str | Path, int]
 
 
 def assess(model: LoadedModel, place: Path, *, invert: bool = False) -> dict[str, Any]:
-    """Loss in nats and accuracy on all data in ``place``, which has the form of the model's training data.
+    """How good the model is on all data in ``place``, which has the form of its training data.
 
-    Of a folder with parts, the test part is used, without one the validation part. A classifier's result has ``samples``, ``loss``,
-    ``accuracy``, ``classes`` (for each: its samples, recall and precision, None where they are not defined) and ``confusions``; a language
-    model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``; a forecast's what ``assess_forecasts`` returns.
-    ``source`` says what was read.
+    Of a folder with parts, the test part is used, without one the validation part. ``source`` says what was read.
+
+    - A classifier's result has ``samples``, ``loss`` in nats, ``accuracy``, ``macro_f1``, ``top5_accuracy`` (of more than five classes),
+      ``auc`` (of two classes, if the data has both), ``classes`` (for each: its samples, recall, precision and F1, None where they are not
+      defined) and ``confusions``.
+    - A language model's has ``characters``, ``loss``, ``accuracy`` and ``bits_per_character``.
+    - A forecast's is what ``assess_forecasts`` returns.
 
     Raises UsageError for data that the model cannot be evaluated on, such as with a class that it does not know, and what ``preprocess``
     raises for a sample.
@@ -91,18 +95,30 @@ def _some(names: Sequence[str]) -> str:
 
 def _classified(model: LoadedModel, samples: Sequence[Labelled], invert: bool) -> dict[str, Any]:
     counts: Counter[tuple[int, int]] = Counter()  # (class, predicted class)
-    loss = 0.0
+    loss, among_five = 0.0, 0
+    second: list[Tensor] = []  # of two classes, how much the second one is preferred
+    truth: list[Tensor] = []
     for scores, targets in _scored(model, samples, invert):
         loss += functional.cross_entropy(scores.float(), targets, reduction="sum").item()
         counts.update(zip(targets.tolist(), scores.argmax(-1).tolist(), strict=True))
+        among_five += int((scores.topk(min(_TOP, scores.shape[1])).indices == targets.unsqueeze(1)).sum())
+        if len(model.classes) == 2:
+            second.append(scores[:, 1] - scores[:, 0])
+            truth.append(targets)
     if not math.isfinite(loss):
         raise CorruptError("the model's scores are not finite: its training must have failed")
     right = sum(count for (target, found), count in counts.items() if target == found)
+    classes = [_of_class(number, name, counts) for number, name in enumerate(model.classes)]
+    f1 = [one["f1"] for one in classes if one["f1"] is not None]
+    auc = area_under_curve(torch.cat(second), torch.cat(truth)) if second else None
     return {
         "samples": len(samples),
         "loss": loss / len(samples),
         "accuracy": right / len(samples),
-        "classes": [_of_class(number, name, counts) for number, name in enumerate(model.classes)],
+        "macro_f1": sum(f1) / len(f1),
+        **({"top5_accuracy": among_five / len(samples)} if len(model.classes) > _TOP else {}),
+        **({"auc": auc} if auc is not None else {}),
+        "classes": classes,
         "confusions": [
             {"class": model.classes[target], "predicted": model.classes[found], "samples": count}
             for (target, found), count in counts.most_common()
@@ -120,7 +136,22 @@ def _of_class(number: int, name: str, counts: Counter[tuple[int, int]]) -> dict[
         "samples": samples,
         "recall": right / samples if samples else None,
         "precision": right / predicted if predicted else None,
+        "f1": 2 * right / (samples + predicted) if samples + predicted else None,
     }
+
+
+def area_under_curve(scores_N: Tensor, is_positive_N: Tensor) -> float | None:
+    """The area under the ROC curve: the probability that a positive sample has a higher score than a negative one, ties counting half
+    (Hanley and McNeil, 1982). None unless there are both. ``is_positive_N`` has 0 and 1.
+    """
+    positives = int(is_positive_N.sum())
+    negatives = len(is_positive_N) - positives
+    if not positives or not negatives:
+        return None
+    _, group_N, sizes = torch.unique(scores_N, return_inverse=True, return_counts=True)
+    middle_ranks = sizes.cumsum(0) - (sizes - 1) / 2  # of equal scores, from 1
+    rank_sum = float(middle_ranks.double()[group_N][is_positive_N.bool()].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 @torch.no_grad()

@@ -45,6 +45,10 @@ class Prediction:
     """Its probability."""
     scores: dict[str, float]
     """The probability of each class, in the order of the classes."""
+    known_tokens: int | None = None
+    """Of a line of text, how many of its tokens are in the model's vocabulary: with 0, the prediction says nothing about the line. None for
+    an image.
+    """
 
 
 class LoadedModel(nn.Module):
@@ -119,7 +123,8 @@ class LoadedModel(nn.Module):
                 raise CorruptError("the model's scores are not finite: its training must have failed")
             scores = dict(zip(self.classes, probabilities, strict=True))
             likeliest = max(scores, key=lambda name: scores[name])
-            predictions.append(Prediction(likeliest, scores[likeliest], scores))
+            known = int(inputs[0].count_nonzero()) if self.description.tokens is not None else None
+            predictions.append(Prediction(likeliest, scores[likeliest], scores, known))
         return predictions
 
     def generate(self, prompt: str, *, length: int = 200, temperature: float = 0.8, top_k: int | None = None, seed: int = 0) -> str:

@@ -86,12 +86,11 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
     samples = options.images if takes == "images" else options.text
     key = "file" if takes == "images" else "text"
     found = model.predict(samples, invert=options.invert)
-    return {
-        "predictions": [
-            {key: str(sample), "class": one.label, "probability": one.probability, "scores": one.scores}
-            for sample, one in zip(samples, found, strict=True)
-        ]
-    }
+    predictions = []
+    for sample, one in zip(samples, found, strict=True):
+        known = {} if one.known_tokens is None else {"known_tokens": one.known_tokens}
+        predictions.append({key: str(sample), "class": one.label, "probability": one.probability, "scores": one.scores, **known})
+    return {"predictions": predictions}
 
 
 if __name__ == "__main__":

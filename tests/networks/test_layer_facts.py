@@ -144,7 +144,9 @@ def test_recurrent_layers_have_the_parameters_that_torch_gives_them(cell: str, g
 
 
 def test_without_an_embedding_a_character_goes_in_one_hot() -> None:
-    assert parameters(RnnModel(kind="rnn", cell="gru", hidden_size=256), TEXT) == 3 * (256 * (103 + 256) + 512) + 257 * 103
+    assert (
+        parameters(RnnModel(kind="rnn", cell="gru", hidden_size=256, embedding_size=0), TEXT) == 3 * (256 * (103 + 256) + 512) + 257 * 103
+    )
 
 
 def test_a_classifier_of_lines_reads_tokens_and_scores_classes() -> None:
@@ -168,7 +170,7 @@ def test_what_cannot_be_read_both_ways_is_refused(cell: Any, data: DataFacts, sa
 
 @pytest.mark.parametrize(
     ("settings", "inputs", "width"),
-    [({}, 256, 0), ({}, 257, 64), ({"embedding_size": 0}, 9000, 0), ({"embedding_size": 5}, 3, 5), ({"cell": "linear"}, 9000, 0)],
+    [({}, 32, 0), ({}, 33, 64), ({"embedding_size": 0}, 9000, 0), ({"embedding_size": 5}, 3, 5), ({"cell": "linear"}, 9000, 0)],
 )
 def test_many_tokens_are_embedded_and_few_are_one_hot(settings: dict[str, Any], inputs: int, width: int) -> None:
     assert RnnModel(kind="rnn", **settings).width_of_embedding(inputs) == width

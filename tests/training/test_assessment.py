@@ -10,7 +10,7 @@ from torch import nn
 from cloud_train.errors import CorruptError, NotFoundError, UsageError
 from cloud_train.networks.cnn import CnnModel
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.training.assessment import assess
+from cloud_train.training.assessment import area_under_curve, assess
 from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.loading import LoadedModel
 from tests.training.images.pictures import write_folder
@@ -49,9 +49,37 @@ def test_lines_are_measured_as_scikit_learn_does(tmp_path: Path) -> None:
     assert [one["recall"] for one in found["classes"]] == pytest.approx([*recalls])
     precisions = sklearn.precision_score(labels, predicted, average=None, labels=["bad", "good"], zero_division=math.nan)
     assert [one["precision"] for one in found["classes"]] == pytest.approx([*precisions])
+    assert found["macro_f1"] == pytest.approx(sklearn.f1_score(labels, predicted, average="macro"))
+    assert [one["f1"] for one in found["classes"]] == pytest.approx([*sklearn.f1_score(labels, predicted, average=None)])
+    assert found["auc"] == pytest.approx(sklearn.roc_auc_score([label == "good" for label in labels], scores[:, 1]), abs=1e-6)
+    assert "top5_accuracy" not in found
     assert 20 < predicted.count("bad") < 180
     wrong = sum(label != other for label, other in zip(labels, predicted, strict=True))
     assert sum(one["samples"] for one in found["confusions"]) == wrong
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_area_under_the_curve_is_scikit_learns_also_with_equal_scores(levels: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(levels)
+    scores, truth = torch.randint(levels, (300,), generator=generator), torch.randint(2, (300,), generator=generator)
+    assert area_under_curve(scores, truth) == pytest.approx(sklearn.roc_auc_score(truth.numpy(), scores.numpy()))
+    assert area_under_curve(scores, torch.zeros_like(truth)) is None
+    assert area_under_curve(scores, torch.ones_like(truth)) is None
+
+
+def test_the_top_five_are_counted_where_there_are_more_classes(tmp_path: Path) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    names = tuple("abcdefgh")
+    description = ModelDescription(LINES.model, names, tokens=("a", "b", "c"), unit="characters")
+    model = model_of(description)
+    lines = [(names[n % 8], "abc"[: n % 3 + 1] * (n % 5 + 1)) for n in range(80)]
+    (tmp_path / "lines.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in lines))
+    found = assess(model, tmp_path / "lines.tsv")
+    scores = [[*one.scores.values()] for one in model.predict([text for _, text in lines])]
+    labels = [names.index(label) for label, _ in lines]
+    assert found["top5_accuracy"] == pytest.approx(sklearn.top_k_accuracy_score(labels, scores, k=5, labels=range(8)))
+    assert "auc" not in found
 
 
 def test_images_are_those_of_the_test_part_and_need_not_have_every_class(tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def test_lines_of_text_are_classified(ask: Asking, lines_model: Path) -> None:
         assert one["probability"] == max(one["scores"].values()) == one["scores"][one["class"]]
 
 
+def test_of_a_line_it_is_said_how_many_of_its_words_are_known(ask: Asking, lines_model: Path) -> None:
+    predictions = ask(lines_model, "--text=it was fine", "--text=it was qwerty", "--text=qwerty asdf")["predictions"]
+    assert [one["known_tokens"] for one in predictions] == [3, 2, 0]
+
+
 def test_a_line_is_cut_off_where_training_cut_it_and_unknown_words_are_alike(ask: Asking, lines_model: Path) -> None:
     texts = ["a b c d e fine", "u v w x y fine", "a b c d e fine poor poor"]
     first, *others = ask(lines_model, *(f"--text={text}" for text in texts))["predictions"]

@@ -11,6 +11,16 @@ from cloud_train.cli.output.terminal import Painter, clean, say, say_json
 from cloud_train.cli.output.words import number, table
 
 _MOST_CLASSES = 50
+_SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "auc": "AUC",
+    "bits_per_character": "bits per character",
+    "coverage": "coverage",
+}
+"""Metric → its name in words."""
 
 
 def evaluate(
@@ -27,8 +37,9 @@ def evaluate(
     label<TAB>text, a text, or a CSV file of time series. Of a folder with parts, the test part is used, without one the validation part.
     All of it is read, and nothing is learned from it.
 
-    A classifier is measured by loss (in nats) and accuracy, and each class by recall and precision; a language model by bits per
-    character; a forecast by its errors, beside those of repeating the last season.
+    A classifier is measured by loss (in nats), accuracy, top-5 accuracy and macro F1, with two classes by the area under the ROC curve
+    (AUC), and each class by recall, precision and F1; a language model by bits per character; a forecast by its errors, beside those of
+    repeating the last season.
 
     Examples:
       cloud-train evaluate flowers new-photographs
@@ -42,10 +53,7 @@ def evaluate(
         say_json({"run_id": chosen.id, **found})
         return 0
     say(clean(str(found["source"])))
-    shown = [
-        f"{name.replace('_', ' ')} {found[name]:.4f}" for name in ("loss", "accuracy", "bits_per_character", "coverage") if name in found
-    ]
-    say(", ".join(shown))
+    say(", ".join(f"{words} {found[name]:.4f}" for name, words in _SHOWN.items() if name in found))
     if "mae" in found:
         _show_errors(found)
     if classes := found.get("classes"):
@@ -64,9 +72,10 @@ def _show_errors(found: dict[str, Any]) -> None:
 def _show_classes(classes: list[dict[str, Any]], confusions: list[dict[str, Any]]) -> None:
     """The classes, the worst first, and which of them are taken for others."""
     worst = sorted(classes, key=lambda one: (one["recall"] is None, one["recall"] or 0.0))[:_MOST_CLASSES]
-    rows = [(clean(str(one["class"])), f"{one['samples']:,}", _percent(one["recall"]), _percent(one["precision"])) for one in worst]
+    measures = ("recall", "precision", "f1")
+    rows = [(clean(str(one["class"])), f"{one['samples']:,}", *(_percent(one[name]) for name in measures)) for one in worst]
     say()
-    say(table(("CLASS", "SAMPLES", "RECALL", "PRECISION"), rows, Painter.of(sys.stdout), right=(1, 2, 3)))
+    say(table(("CLASS", "SAMPLES", "RECALL", "PRECISION", "F1"), rows, Painter.of(sys.stdout), right=(1, 2, 3, 4)))
     if len(worst) < len(classes):
         say(f"… and {len(classes) - len(worst):,} classes with a higher recall; --json has all of them")
     if confusions:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument, open_client
-from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_aside, say_json
 from cloud_train.cli.output.words import number, table
 from cloud_train.errors import UsageError
 
@@ -94,6 +94,9 @@ def _show_predictions(run_id: str, predictions: list[dict[str, Any]], asked: str
         for prediction in predictions
     ]
     say(table(("CLASS", "PROBABILITY", "NEXT", asked.upper()), rows, Painter.of(sys.stdout), right=(1,)))
+    for prediction in predictions:
+        if prediction.get("known_tokens") == 0:
+            say_aside(f"warning: nothing of {clean(str(prediction[asked]))!r} is in the model's vocabulary, so its class is a guess")
 
 
 def _second(scores: dict[str, float], first: str) -> str:
