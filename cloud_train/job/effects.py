@@ -35,8 +35,10 @@ def _schedule(train: TrainSpec, steps_per_epoch: int, total_steps: int) -> Itera
         return
     if schedule.warmup and schedule.name != "one-cycle" and (warmup := schedule.warmup.in_steps(steps_per_epoch)) >= total_steps:
         yield f"train.schedule.warmup: {warmup:,} steps are not over when the run ends, after {total_steps:,}: it only warms up"
-    if schedule.name == "cosine" and schedule.restart and (period := schedule.restart.in_steps(steps_per_epoch)) >= total_steps:
-        yield f"train.schedule.restart: the run has {total_steps:,} steps, so the rate never begins again; it would after {period:,}"
+    if schedule.name == "cosine" and schedule.restart:
+        first = (schedule.warmup.in_steps(steps_per_epoch) if schedule.warmup else 0) + schedule.restart.in_steps(steps_per_epoch)
+        if first >= total_steps:
+            yield f"train.schedule.restart: the run has {total_steps:,} steps, so the rate never begins again; it would after {first:,}"
     if schedule.name == "step" and (every := schedule.every.in_steps(steps_per_epoch)) >= total_steps:
         yield f"train.schedule.every: the run has {total_steps:,} steps, so the learning rate never falls; it would after {every:,}"
 

@@ -73,7 +73,7 @@ class Optimizer(OptimizerSection):
     def check(self) -> Iterator[Finding]:
         """Fields of other optimizers, and Nesterov momentum without momentum."""
         for field, names in _ONLY_FOR.items():
-            if getattr(self, field) and self.name not in names:
+            if getattr(self, field) != _UNUSED.get(field) and self.name not in names:
                 listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
                 yield (*_HERE, field), f"{field} is for {listed}, not {self.name}", f"name: {names[0]}, or no {field}"
         if self.name == "sgd" and self.nesterov and not self.momentum:
@@ -88,6 +88,8 @@ _ONLY_FOR: dict[str, tuple[OptimizerName, ...]] = {
     "eps": (*_ADAMS, "rmsprop", "adagrad"),
 }
 """Field → the optimizers that have it."""
+_UNUSED = {"momentum": 0.0, "nesterov": False}
+"""Field → the value that it has for the others; None if it is not here."""
 
 
 OPTIMIZERS: Registry[OptimizerSection] = Registry(

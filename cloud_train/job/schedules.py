@@ -46,8 +46,9 @@ class Schedule(ScheduleSection):
     """The learning rate over the run. ``schedule: cosine`` is short for ``schedule: {name: cosine}``."""
 
     name: ScheduleName = "constant"
-    """``cosine`` falls to 0 along half a cosine wave; ``step`` is multiplied by ``factor`` at intervals; ``one-cycle`` rises and falls
-    along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top, and leaves the momentum as it is.
+    """``cosine`` falls along half a cosine wave, to 0 unless ``min_factor`` is set; ``step`` is multiplied by ``factor`` at intervals;
+    ``one-cycle`` rises and falls along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top, and leaves the momentum as
+    it is.
     """
     warmup: Interval | None = None
     """Rise linearly from 0 over this many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which has its own rise."""
@@ -116,6 +117,8 @@ def _cosine(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int,
     place, period = step - warmup, last_step - warmup
     if schedule.restart is not None:
         period = schedule.restart.in_steps(steps_per_epoch)
+        if schedule.growth == 1:
+            place %= period
         while place >= period:
             place, period = place - period, round(period * schedule.growth)
     return schedule.min_factor + (1 - schedule.min_factor) * (1 + math.cos(math.pi * place / period)) / 2

@@ -33,6 +33,11 @@ def remarks(train: dict[str, Any], *layers: LayerFacts) -> list[str]:
             "train.schedule.restart: the run has 115 steps, so the rate never begins again; it would after 115",
         ),
         (
+            {"schedule": {"name": "cosine", "restart": "4 epochs", "warmup": "30 steps"}},
+            PLAIN,
+            "train.schedule.restart: the run has 115 steps, so the rate never begins again; it would after 122",
+        ),
+        (
             {"schedule": {"name": "step"}},
             PLAIN,
             "train.schedule.every: the run has 115 steps, so the learning rate never falls; it would after 690",

@@ -89,6 +89,7 @@ MISTAKES = [
     (CNN + "train: {schedule: {name: step, restart: 1 epoch}}", "1 epoch", "restart has no effect on the schedule step"),
     (CNN + "train: {schedule: {name: cosine, growth: 2}}", "2", "growth has no effect without restart"),
     (CNN + "train: {schedule: {name: cosine, restart: 5 min}}", "5 min", "a learning rate that depends on time is not reproducible"),
+    (CNN + "train: {optimizer: {smoothing: 0}}", "0}", "smoothing is for rmsprop, not adam"),
     (CNN + "train: {optimizer: {smoothing: 0.5}}", "0.5", "smoothing is for rmsprop, not adam"),
     (CNN + "train: {optimizer: {name: sgd, eps: 1e-3}}", "1e-3", "eps is for adam, adamw, rmsprop and adagrad, not sgd"),
     (CNN + "train: {optimizer: {name: sgd, momentum: 0, nesterov: true}}", "true", "nesterov needs momentum"),
